@@ -1,0 +1,1 @@
+"""Eval set -> arms -> outcomes -> quantities -> verdict -> report."""

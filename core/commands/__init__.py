@@ -1,0 +1,1 @@
+"""Commands that need no room of their own; one file a command."""

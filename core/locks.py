@@ -1,0 +1,45 @@
+"""One owner at a time: a file lock that says who holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.errors import Locked
+
+
+@contextmanager
+def hold(path: Path, what: str, *, patient: bool = False) -> Iterator[None]:
+    """Hold the lock file `path` for the block. The kernel frees it when the process dies, however it dies.
+
+    Args:
+        what: what is locked, as a person would say it ("the index of 'faq'").
+        patient: wait for the other owner rather than raise; for short work that both need done once.
+
+    Raises:
+        Locked: another process (named by its id) holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    owner = path.with_name(path.name + ".owner")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if patient else 0)
+    except Timeout as exc:
+        raise Locked(f"{what} is in use by another process{_named(owner)}; wait for it or stop it") from exc
+    try:
+        owner.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _named(owner: Path) -> str:
+    try:
+        return f" (pid {int(owner.read_text(encoding='utf-8'))})"
+    except (OSError, ValueError):
+        return ""

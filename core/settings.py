@@ -1,0 +1,118 @@
+"""What a user declares about a use case, and how flags, environment and file add up to it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from core.errors import ConfigError
+
+DEFAULT_BASE_MODEL = "smollm2-135m-instruct"
+DEFAULT_EMBEDDING_MODEL = "all-minilm-l6-v2"
+USE_CASE_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+class Constraints(BaseModel):
+    """Facts about the use case that overrule accuracy (see decision.md, hard constraints)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    freshness: bool = False
+    """Facts change faster than one would re-train."""
+    must_cite: bool = False
+    """Answers must name their source."""
+    per_user_rights: bool = False
+    """Users may see different documents."""
+    deletion: bool = False
+    """A document must be forgotten on demand."""
+    latency_ms: float | None = Field(default=None, gt=0)
+    """Most milliseconds at p95."""
+    usd_per_1k: float | None = Field(default=None, ge=0)
+    """Most US dollars per 1,000 queries."""
+
+
+def _paths(value: object) -> object:
+    return [value] if isinstance(value, (str, Path)) else value
+
+
+class UseCase(BaseModel):
+    """One use case as declared: use_case.toml, overlaid by the environment, overlaid by flags."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=USE_CASE_NAME)
+    description: str = ""
+    base_model: str = DEFAULT_BASE_MODEL
+    """A starter's name, a hub id, a folder, or `MODEL@URL` for any OpenAI-compatible endpoint."""
+    embedding_model: str = DEFAULT_EMBEDDING_MODEL
+    eval: Path | None = None
+    """Rows to measure on (JSONL, CSV, TSV, Parquet or OpenAI chat rows)."""
+    train: Path | None = None
+    """Rows to learn from: few-shot demonstrations and tuning."""
+    docs: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = ()
+    """Files or folders the use case's knowledge lives in."""
+    instruction: str = ""
+    """System prompt of the use case, the same in every arm."""
+    scorer: str | None = None
+    """None: inferred from the data, and said aloud."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest answer; None: derived from the gold answers."""
+    delta: float = Field(default=0.05, gt=0, lt=1)
+    """The smallest gain worth money, as a share of items."""
+    target: float = Field(default=0.90, gt=0, le=1)
+    """The rate that is good enough."""
+    top_k: int = Field(default=4, ge=1, le=100)
+    """Passages put in front of the model."""
+    seed: int = 0
+    constraints: Constraints = Constraints()
+
+
+def parse_use_case(file: Mapping[str, Any], flags: Mapping[str, Any], folder: Path, source: str) -> UseCase:
+    """The use case that `file`, the environment (TUNEFORK_BASE_MODEL, ...) and `flags` declare, in rising precedence.
+
+    Paths of the file are relative to `folder`; those of flags and environment to the working directory.
+    A flag that is None or empty was not given.
+
+    Raises:
+        ConfigError: an unknown key or a value out of range; names it.
+    """
+    values: dict[str, Any] = {key: _anchored(key, value, folder) for key, value in file.items()}
+    for key in UseCase.model_fields:
+        given = flags.get(key)
+        if given is None or given == ():
+            given = os.environ.get(f"TUNEFORK_{key.upper()}") if key not in ("name", "constraints") else None
+        if given is not None and given != "":
+            values[key] = _anchored(key, given, Path.cwd())
+    try:
+        return UseCase.model_validate(values)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(UseCase.model_fields)
+            raise ConfigError(f"{source}: unknown setting {key!r}; known: {known}") from exc
+        raise ConfigError(f"{source}: {key} = {first['input']!r}: {first['msg']}") from exc
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises ConfigError when `path` cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
+
+
+def _anchored(key: str, value: Any, folder: Path) -> Any:
+    if key in ("eval", "train") and isinstance(value, (str, Path)):
+        return (folder / value).resolve()
+    if key == "docs" and value:
+        items = [value] if isinstance(value, (str, Path)) else list(value)
+        return [(folder / item).resolve() for item in items]
+    return value

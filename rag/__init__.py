@@ -1,0 +1,1 @@
+"""Documents -> chunks -> Chroma collection (through LlamaIndex) -> retrieve -> grounded prompt -> RagEngine."""

@@ -1,0 +1,1 @@
+"""The command line of rag/; one file a command."""

@@ -1,0 +1,1 @@
+"""One OpenAI-compatible FastAPI app over every use case."""

@@ -1,0 +1,1 @@
+"""The command line of serve/; one file a command."""

