@@ -1,0 +1,51 @@
+"""What an arm's name says: its family before the first colon, its variant after it."""
+
+from __future__ import annotations
+
+import re
+
+CLOSED = "closed"
+PROMPT = "prompt"
+FEW_SHOT = "few_shot"
+ORACLE = "oracle"
+ORACLE_FEW_SHOT = "oracle_few_shot"
+RETRIEVED = "retrieved"
+TUNE = "tune"
+TUNE_RETRIEVED = "tune_retrieved"
+TUNE_ORACLE = "tune_oracle"
+WRONG_PASSAGE = "wrong_passage"
+
+FAMILIES = (
+    CLOSED,
+    PROMPT,
+    FEW_SHOT,
+    ORACLE,
+    ORACLE_FEW_SHOT,
+    RETRIEVED,
+    TUNE,
+    TUNE_RETRIEVED,
+    TUNE_ORACLE,
+    WRONG_PASSAGE,
+)
+"""The arms of decision.md, in the order in which tables show them."""
+
+REMEDIES = FAMILIES[1:-1]
+"""What could end in a route; `wrong_passage` only tells how a model takes junk."""
+
+
+def family(arm: str) -> str:
+    """`few_shot` for `few_shot:8:similar`; an unknown name is its own family and never enters a route."""
+    return arm.partition(":")[0]
+
+
+def tuning_method(arm: str) -> str:
+    """`head` for `tune:head`, else `lora` (`tune`, `tune:lora`)."""
+    return "head" if arm.split(":")[1:2] == ["head"] else "lora"
+
+
+def in_order(arm: str) -> tuple[int, list[tuple[int, int, str]]]:
+    """Sort key: families as in the method, then unknown arms; `few_shot:3` before `few_shot:16`."""
+    known = family(arm)
+    rank = FAMILIES.index(known) if known in FAMILIES else len(FAMILIES)
+    pieces = re.findall(r"\d+|\D+", arm)
+    return rank, [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces]

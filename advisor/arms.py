@@ -1,0 +1,230 @@
+"""The arms: the same items, asked under different conditions.
+
+Each builder turns the bench (rows, engine, passages, pilots) into the exact requests
+of one arm. The words come from core.prompts, so what is measured is what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from advisor.answers import AnswerCache
+from advisor.arm_names import family
+from advisor.few_shot import demonstrations
+from advisor.passages import OraclePassages, Retrieves, numbered, oracle_passages, wrong_passages
+from advisor.pilots import Pilot, head_pilot, lora_pilot
+from core.engines.base import Engine, Result
+from core.engines.prompted import PromptedEngine
+from core.prompts import Demonstration, grounded
+from core.rows import Row
+from core.settings import UseCase
+from core.types import Request, Sampling, Source
+from core.workspace import UseCaseFolder, Workspace
+
+
+@dataclass
+class Bench:
+    """What all arms of one run share. `answer_format` is set once the prompt arm has shown that it helps."""
+
+    folder: UseCaseFolder
+    workspace: Workspace
+    settings: UseCase
+    rows: Sequence[Row]
+    train: Sequence[Row]
+    labels: bool
+    engine: Engine
+    model_identity: str
+    cache: AnswerCache
+    retriever: Retrieves | None
+    index_identity: str
+    max_tokens: int
+    format_line: str
+    """The answer-format line that the prompt arm tries; "" when none could be learnt."""
+    answer_format: str = ""
+    """The line in force for the arms after the prompt arm."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What a reader must know about an arm, by arm."""
+    pilots: dict[str, Pilot] = field(default_factory=dict)
+    _oracle: OraclePassages | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(max_tokens=self.max_tokens, temperature=0.0, seed=self.settings.seed)
+
+    def oracle(self) -> OraclePassages:
+        if self._oracle is None:
+            self._oracle = oracle_passages(self.rows, self.retriever, self.settings.top_k, self.settings.seed)
+        return self._oracle
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm's answers, in the order of the bench's rows."""
+
+    name: str
+    results: tuple[Result, ...]
+    requests: tuple[Request, ...]
+    elapsed_s: float
+    cached: int
+    build_s: float
+    """What had to be built for the arm alone: the pilot's training."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    engine: Engine
+    identity: str
+    requests: tuple[Request, ...]
+    build_s: float = 0.0
+
+
+def run_arm(bench: Bench, arm: str) -> ArmRun:
+    """Ask every row of the bench in the way of `arm`.
+
+    Raises:
+        EngineUnavailable: the engine is gone; what was answered is kept for the next run.
+    """
+    asked = _BUILDERS[family(arm)](bench, arm)
+    try:
+        answers = bench.cache.ask(arm, asked.engine, asked.identity, asked.requests)
+    finally:
+        if asked.engine is not bench.engine:
+            asked.engine.close()
+    return ArmRun(arm, answers.results, asked.requests, answers.elapsed_s, answers.cached, asked.build_s)
+
+
+def _closed(bench: Bench, _arm: str) -> _Asked:
+    return _plain(bench, answer_format="")
+
+
+def _prompt(bench: Bench, _arm: str) -> _Asked:
+    return _plain(bench, answer_format=bench.format_line)
+
+
+def _few_shot(bench: Bench, arm: str) -> _Asked:
+    return _plain(bench, answer_format=bench.answer_format, shots=_shots(bench, int(arm.partition(":")[2])))
+
+
+def _oracle(bench: Bench, arm: str) -> _Asked:
+    passages = bench.oracle()
+    _note_oracle(bench, arm, passages)
+    return _grounded(bench, passages.per_row)
+
+
+def _oracle_few_shot(bench: Bench, arm: str) -> _Asked:
+    passages = bench.oracle()
+    _note_oracle(bench, arm, passages)
+    return _grounded(bench, passages.per_row, shots=_shots(bench, 3))
+
+
+def _retrieved(bench: Bench, _arm: str) -> _Asked:
+    return _grounded(bench, _search(bench, bench.rows))
+
+
+def _wrong_passage(bench: Bench, _arm: str) -> _Asked:
+    assert bench.retriever is not None
+    return _grounded(bench, wrong_passages(bench.rows, bench.retriever, bench.settings.top_k))
+
+
+def _tune(bench: Bench, arm: str) -> _Asked:
+    if arm == "tune:head":
+        from tuning.head_engine import HeadEngine
+
+        pilot = head_pilot(bench.folder, bench.settings, bench.workspace, bench.train)
+        requests = tuple(Request(row.messages, bench.sampling) for row in bench.rows)
+        asked = _Asked(HeadEngine(pilot.folder, bench.workspace), pilot.identity, requests, pilot.train_s)
+    else:
+        pilot = lora_pilot(bench.folder, bench.settings, bench.workspace, bench.train, "plain")
+        plain = _plain(bench, answer_format="", pilot=pilot)
+        asked = replace(plain, build_s=pilot.train_s)
+    bench.pilots[arm] = pilot
+    bench.notes[arm] = f"pilot on {pilot.rows} training rows, {pilot.train_s:.0f} s"
+    return asked
+
+
+def _tune_retrieved(bench: Bench, arm: str) -> _Asked:
+    """The adapter is trained WITH passages, the way it is asked (RAFT); gold is in where the retriever finds it."""
+    passages = _search(bench, bench.train)
+    rows = [replace(row, messages=grounded(row.messages, p)) for row, p in zip(bench.train, passages, strict=True)]
+    kind = f"retrieved/{bench.index_identity}/{bench.settings.top_k}"
+    pilot = lora_pilot(bench.folder, bench.settings, bench.workspace, rows, kind)
+    bench.pilots[arm] = pilot
+    bench.notes[arm] = f"pilot on {pilot.rows} training rows with passages, {pilot.train_s:.0f} s"
+    asked = _grounded(bench, _search(bench, bench.rows), answer_format="", pilot=pilot)
+    return replace(asked, build_s=pilot.train_s)
+
+
+_BUILDERS: dict[str, Callable[[Bench, str], _Asked]] = {
+    "closed": _closed,
+    "prompt": _prompt,
+    "few_shot": _few_shot,
+    "oracle": _oracle,
+    "oracle_few_shot": _oracle_few_shot,
+    "retrieved": _retrieved,
+    "wrong_passage": _wrong_passage,
+    "tune": _tune,
+    "tune_retrieved": _tune_retrieved,
+}
+
+
+def _plain(
+    bench: Bench, *, answer_format: str, shots: tuple[Demonstration, ...] = (), pilot: Pilot | None = None
+) -> _Asked:
+    requests = [Request(row.messages, bench.sampling) for row in bench.rows]
+    return _asked(bench, requests, answer_format, shots, pilot)
+
+
+def _grounded(
+    bench: Bench,
+    passages: Sequence[Sequence[Source]],
+    *,
+    shots: tuple[Demonstration, ...] = (),
+    answer_format: str | None = None,
+    pilot: Pilot | None = None,
+) -> _Asked:
+    requests = [
+        Request(grounded(row.messages, sources), bench.sampling)
+        for row, sources in zip(bench.rows, passages, strict=True)
+    ]
+    return _asked(bench, requests, bench.answer_format if answer_format is None else answer_format, shots, pilot)
+
+
+def _asked(
+    bench: Bench,
+    requests: Sequence[Request],
+    answer_format: str,
+    shots: tuple[Demonstration, ...],
+    pilot: Pilot | None,
+) -> _Asked:
+    words = PromptedEngine(
+        bench.engine,
+        bench.settings.instruction,
+        answer_format,
+        shots,
+        adapter=None if pilot is None else str(pilot.folder),
+    )
+    identity = bench.model_identity + ("" if pilot is None else f"+{pilot.identity}")
+    return _Asked(bench.engine, identity, tuple(words.prompted(request) for request in requests))
+
+
+def _shots(bench: Bench, k: int) -> tuple[Demonstration, ...]:
+    return demonstrations(bench.train, k, bench.settings.seed, bench.labels)
+
+
+def _search(bench: Bench, rows: Sequence[Row]) -> list[list[Source]]:
+    assert bench.retriever is not None
+    found = bench.retriever.search([row.input for row in rows], bench.settings.top_k)
+    return [numbered(sources) for sources in found]
+
+
+def _note_oracle(bench: Bench, arm: str, passages: OraclePassages) -> None:
+    n = len(passages.per_row)
+    if passages.proxy:
+        bench.notes[arm] = (
+            f"proxy oracle: {passages.proxy} of {n} items have no marked gold passage; a retrieved passage that holds"
+            " the gold answer stands in"
+        )
+    if passages.missing:
+        text = f"{passages.missing} of {n} items have no passage that holds the answer"
+        bench.notes[arm] = "; ".join(filter(None, (bench.notes.get(arm, ""), text)))

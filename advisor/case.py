@@ -1,0 +1,328 @@
+"""A table seen through the rule's eyes: arms that count, gates against the base, rivals, draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advisor import arm_names as arms
+from advisor.evidence import Comparison, Draws, Measure, Side, adjust, at_least, compare, draw, harm, rate, represent, side
+from advisor.outcomes import OutcomeTable
+from advisor.quantities import best_of, both_family, compare_rate, knowledge_family, passages, prompting, singles
+from advisor.rule import ArmCost, DecisionSettings, Findings
+from core.stats import Estimate
+
+Key = tuple[str, Measure]
+"""A family and what is compared."""
+
+_RAG_KEYS: tuple[Key, ...] = (
+    (arms.ORACLE, "content"),
+    (arms.ORACLE, "correct"),
+    (arms.ORACLE_FEW_SHOT, "correct"),
+    (arms.RETRIEVED, "content"),
+    (arms.RETRIEVED, "correct"),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One table under one set of settings; everything derived from them, computed once."""
+
+    table: OutcomeTable
+    settings: DecisionSettings
+
+    @cached_property
+    def scored(self) -> list[str]:
+        """Arms with at least one answer; an arm of errors alone is absent."""
+        return [arm for arm in self.table.names if self.table.counts(arm).n > 0]
+
+    @cached_property
+    def closed_arm(self) -> str | None:
+        return next((arm for arm in self.scored if arms.family(arm) == arms.CLOSED), None)
+
+    @cached_property
+    def closed(self) -> Side:
+        assert self.closed_arm is not None
+        return side(self.table, self.closed_arm)
+
+    @cached_property
+    def against_closed(self) -> dict[str, Comparison]:
+        """Every other arm against the base, as it stands in the table; p_holm over all of them."""
+        others = [arm for arm in self.scored if arm != self.closed_arm]
+        found = [compare(self.table, side(self.table, arm), self.closed) for arm in others]
+        return {c.arm: c for c in adjust([c for c in found if c is not None])}
+
+    @cached_property
+    def harms(self) -> dict[str, Estimate | None]:
+        return {arm: harm(self.table, arm, self.closed.ship) for arm in self.against_closed}
+
+    @cached_property
+    def harmful(self) -> dict[str, str]:
+        """Remedy arms that must not ship, and why: they lose, or break more than is allowed without making up for it.
+
+        An arm that gains at least twice what it breaks is not harmful: strong remedies
+        reshuffle some lucky guesses of a weak base.
+        """
+        out: dict[str, str] = {}
+        for arm, comparison in self.against_closed.items():
+            if arms.family(arm) not in arms.REMEDIES:
+                continue
+            gain, broken = comparison.gain, self.harms[arm]
+            if gain.high < 0:
+                out[arm] = (
+                    f"{arm} loses {points(-gain.value)} points to {self.closed.name} "
+                    f"(95 % interval {points(gain.low)} to {points(gain.high)}, n = {gain.n})."
+                )
+            elif broken is not None and broken.low > self.settings.harm_allowed:
+                if (comparison.gained or 0) < 2 * broken.value * broken.n:
+                    out[arm] = (
+                        f"{arm} breaks {broken.value:.0%} of the items (interval {broken.low:.0%} to {broken.high:.0%}, "
+                        f"n = {broken.n}; allowed {self.settings.harm_allowed:.0%}) and gains {comparison.gained}: "
+                        "items that the base had right, or refused, come out wrong."
+                    )
+        return out
+
+    @cached_property
+    def barred(self) -> dict[str, str]:
+        """Arms that exceed a hard limit on latency or price, and why."""
+        limits = self.settings.constraints
+        out: dict[str, str] = {}
+        for arm in self.scored:
+            p95, price = self.latency_p95_s(arm), self.usd_per_1k(arm)
+            if limits.latency_ms is not None and p95 is not None and 1000 * p95 > limits.latency_ms:
+                out[arm] = f"{arm} takes {1000 * p95:.0f} ms at p95, over the limit of {limits.latency_ms:g} ms."
+            elif limits.usd_per_1k is not None and price is not None and price > limits.usd_per_1k:
+                out[arm] = f"{arm} costs {price:.2f} USD per 1,000 queries, over the limit of {limits.usd_per_1k:g}."
+        return out
+
+    @cached_property
+    def measured(self) -> dict[str, Side]:
+        """Closed and every remedy family that was measured, by its representative.
+
+        Variants that are harmful or barred represent their family only where there is no other.
+        """
+        tie_breaks = self._tie_breaks()
+        out = {arms.CLOSED: self.closed}
+        for family in arms.REMEDIES:
+            variants = [arm for arm in self.against_closed if arms.family(arm) == family]
+            good = [arm for arm in variants if arm not in self.harmful and arm not in self.barred] or variants
+            if good:
+                tie = self.settings.delta if family == arms.TUNE else 0.0
+                out[family] = represent(self.table, good, tie_breaks, tie)
+        return out
+
+    @cached_property
+    def allowed(self) -> dict[str, Side]:
+        """The families that may enter the route."""
+        return {
+            family: item
+            for family, item in self.measured.items()
+            if family == arms.CLOSED or (item.ship not in self.harmful and item.ship not in self.barred)
+        }
+
+    @cached_property
+    def gates(self) -> dict[Key, Comparison]:
+        """Each measured remedy against the base, p_holm over them; for K also on content where that differs."""
+        wanted: list[Key] = [(f, "correct") for f in self.measured if f != arms.CLOSED]
+        knowledge = knowledge_family(self.measured)
+        if knowledge is not None and self.table.content_given:
+            wanted.append((knowledge, "content"))
+        found = {key: compare(self.table, self.measured[key[0]], self.closed, key[1]) for key in wanted}
+        present = {key: c for key, c in found.items() if c is not None}
+        return dict(zip(present, adjust(list(present.values())), strict=True))
+
+    def gains(self, key: Key) -> bool:
+        """The family gains over the base as it is, and may enter the route."""
+        gate = self.gates.get(key)
+        return gate is not None and key[0] in self.allowed and gate.shows(self.settings.delta, self.settings.alpha)
+
+    @cached_property
+    def few_shot_over_prompt(self) -> Comparison | None:
+        if not (self.gains((arms.PROMPT, "correct")) and self.gains((arms.FEW_SHOT, "correct"))):
+            return None
+        return compare(self.table, self.measured[arms.FEW_SHOT], self.measured[arms.PROMPT])
+
+    @cached_property
+    def adopted(self) -> str:
+        """The family that later remedies have to beat: closed, or what prompting has gained (rule 1)."""
+        settings = self.settings
+        if not self.gains((arms.PROMPT, "correct")):
+            return arms.FEW_SHOT if self.gains((arms.FEW_SHOT, "correct")) else arms.CLOSED
+        over = self.few_shot_over_prompt
+        return arms.FEW_SHOT if over is not None and over.shows(settings.delta, settings.alpha) else arms.PROMPT
+
+    @cached_property
+    def rivals(self) -> dict[tuple[str, Key], Comparison]:
+        """Candidates against what they have to beat beside the base, by (route, key); p_holm over them."""
+        wanted: dict[tuple[str, Key], str] = {}
+        for key in _RAG_KEYS:
+            if self.gains(key) and self.adopted != arms.CLOSED:
+                wanted["rag", key] = self.adopted
+        best_prompting = best_of(self.table, self.allowed, prompting(self.allowed))
+        if self.gains((arms.TUNE, "correct")) and best_prompting != arms.CLOSED:
+            wanted["tune", (arms.TUNE, "correct")] = best_prompting
+        both = both_family(self.allowed)
+        if both is not None and self.gains((both, "correct")) and self.rival_of_both is not None:
+            wanted["both", (both, "correct")] = self.rival_of_both
+        found = {
+            key: compare(self.table, self.measured[key[1][0]], self.measured[against], key[1][1])
+            for key, against in wanted.items()
+        }
+        present = {key: c for key, c in found.items() if c is not None}
+        return dict(zip(present, adjust(list(present.values())), strict=True))
+
+    @cached_property
+    def rival_of_both(self) -> str | None:
+        """The best single remedy; None when no retrieval or tuning arm was measured alone: the sum cannot be shown then."""
+        if len(singles(self.measured)) == len(prompting(self.measured)):
+            return None
+        return best_of(self.table, self.measured, singles(self.measured))
+
+    @cached_property
+    def rag_arm(self) -> str | None:
+        """The family whose rate stands for rag: our own retriever, else the better oracle arm."""
+        found = [f for f in (arms.RETRIEVED,) if f in self.measured] or [
+            f for f in (arms.ORACLE, arms.ORACLE_FEW_SHOT) if f in self.allowed
+        ]
+        return best_of(self.table, self.measured, found) if found else None
+
+    @property
+    def rag_barred(self) -> bool:
+        """What retrieval would ship exceeds a hard limit."""
+        return self.rag_arm == arms.RETRIEVED and self.measured[arms.RETRIEVED].ship in self.barred
+
+    @cached_property
+    def knowledge_settled(self) -> bool:
+        """Whether no gain from retrieval can be believed: shown with gold passages, or no retrieval was on the table."""
+        oracle = arms.ORACLE in self.measured or arms.ORACLE_FEW_SHOT in self.measured
+        tuned = arms.TUNE in self.measured or both_family(self.measured) is not None
+        return oracle or (tuned and arms.RETRIEVED not in self.measured)
+
+    @cached_property
+    def cheaper(self) -> Literal["rag", "tune"] | None:
+        """The cheaper of what rag and tune would ship, where both costs are known and differ."""
+        if self.rag_arm is None or arms.TUNE not in self.measured:
+            return None
+        rag, tune = (self.usd_per_1k(self.measured[f].ship) for f in (self.rag_arm, arms.TUNE))
+        if rag is None or tune is None or rag == tune:
+            return None
+        return "rag" if rag < tune else "tune"
+
+    @cached_property
+    def tested(self) -> Findings:
+        """What the tests have shown; arrays of one element."""
+        delta, alpha = self.settings.delta, self.settings.alpha
+
+        def beats(route: str, key: Key) -> bool:
+            rival = self.rivals.get((route, key))
+            return self.gains(key) and (rival is None or rival.shows(delta, alpha))
+
+        both = both_family(self.allowed)
+        shown_both = both is not None and self.rival_of_both is not None and beats("both", (both, "correct"))
+        base = rate(self.table, self.closed.ship)
+        meets = at_least(base.value, self.settings.target) and at_least(base.low, self.settings.target - delta)
+        bounded = all(gate.gain.high < delta for gate in self.gates.values())
+        return _one(
+            adopted=prompting_rank(self.adopted),
+            rag=not self.rag_barred and any(beats("rag", key) for key in _RAG_KEYS),
+            tune=beats("tune", (arms.TUNE, "correct")),
+            both=shown_both,
+            rag_lead=self._rag_lead(),
+            meets=meets and self.closed.ship not in self.barred,
+            nothing=bounded and self.knowledge_settled and base.value < self.settings.target,
+        )
+
+    @cached_property
+    def draws(self) -> Draws:
+        return draw(self.table, self.measured, arms.CLOSED, seed=self.settings.seed)
+
+    @cached_property
+    def drawn(self) -> Findings:
+        """What the rule would find in each draw, were its rates the true ones."""
+        correct, content, delta = self.draws.correct, self.draws.content, self.settings.delta - 1e-9
+        closed = correct[arms.CLOSED]
+        no = np.zeros(len(closed), dtype=bool)
+        base, base_content = closed, content[arms.CLOSED]
+        adopted = np.zeros(len(closed), dtype=np.int64)
+        for rank, family in ((1, arms.PROMPT), (2, arms.FEW_SHOT)):
+            if family in self.allowed:
+                gains = correct[family] - base >= delta
+                base = np.where(gains, correct[family], base)
+                base_content = np.where(gains, content[family], base_content)
+                adopted = np.where(gains, rank, adopted)
+        rag = no
+        for family, measure in _RAG_KEYS:
+            if (family, measure) in self.gates and family in self.allowed and not self.rag_barred:
+                rates, under = (content, base_content) if measure == "content" else (correct, base)
+                rag = rag | (rates[family] - under >= delta)
+        prompted = np.max([correct[f] for f in prompting(self.allowed)], axis=0)
+        tune = correct[arms.TUNE] - prompted >= delta if arms.TUNE in self.allowed else no
+        both_name, both = both_family(self.allowed), no
+        if both_name is not None and self.rival_of_both is not None:
+            rivals = prompting(self.measured) + passages(self.measured) + [f for f in (arms.TUNE,) if f in self.measured]
+            both = correct[both_name] - np.max([correct[f] for f in rivals], axis=0) >= delta
+        lead = no.astype(float)
+        if self.rag_arm is not None and arms.TUNE in self.measured:
+            lead = correct[self.rag_arm] - correct[arms.TUNE]
+        meets = closed >= self.settings.target
+        return Findings(adopted, rag, tune, both, lead, meets, ~meets & self.knowledge_settled)
+
+    def latency_p95_s(self, arm: str) -> float | None:
+        known = self._column(arm, "latency_s")
+        return None if known is None else float(np.quantile(known, 0.95))
+
+    def usd_per_1k(self, arm: str) -> float | None:
+        """As declared for the arm or its family, else from its mean tokens and their price; None when neither is known."""
+        declared = self.settings.costs.get(arm) or self.settings.costs.get(arms.family(arm)) or ArmCost()
+        if declared.usd_per_1k is not None or self.settings.usd_per_mtok is None:
+            return declared.usd_per_1k
+        read, written = self._column(arm, "input_tokens"), self._column(arm, "output_tokens")
+        if read is None or written is None:
+            return None
+        per_read, per_written = self.settings.usd_per_mtok
+        return float(read.mean() * per_read + written.mean() * per_written) / 1000
+
+    def _column(self, arm: str, name: str) -> NDArray[np.float64] | None:
+        if not self.table.paired:
+            return None
+        values: NDArray[np.float64] = getattr(self.table.arms[arm], name)
+        known = values[~np.isnan(values)]
+        return known if known.size else None
+
+    def _rag_lead(self) -> float:
+        if self.rag_arm is None or arms.TUNE not in self.measured:
+            return 0.0
+        return compare_rate(self.table, self.measured[self.rag_arm], self.measured[arms.TUNE]) or 0.0
+
+    def _tie_breaks(self) -> Mapping[str, float]:
+        """Lower is cheaper: declared or token cost where all are known, else a head before an adapter, else tokens read."""
+        prices = {arm: self.usd_per_1k(arm) for arm in self.scored}
+        if all(price is not None for price in prices.values()):
+            return {arm: price or 0.0 for arm, price in prices.items()}
+        out = {}
+        for arm in self.scored:
+            read = self._column(arm, "input_tokens")
+            tuned = arms.family(arm) == arms.TUNE
+            out[arm] = float(arms.tuning_method(arm) != "head") if tuned else 0.0 if read is None else float(read.mean())
+        return out
+
+
+def points(share: float) -> str:
+    """A difference of shares in signed points: `+12.3`."""
+    return f"{100 * share:+.1f}"
+
+
+def prompting_rank(family: str) -> int:
+    return (arms.CLOSED, arms.PROMPT, arms.FEW_SHOT).index(family)
+
+
+def _one(
+    adopted: int, rag: bool, tune: bool, both: bool, rag_lead: float, meets: bool, nothing: bool
+) -> Findings:
+    flags: Sequence[NDArray[np.bool_]] = [np.array([flag]) for flag in (rag, tune, both, meets, nothing)]
+    return Findings(np.array([adopted]), flags[0], flags[1], flags[2], np.array([rag_lead]), flags[3], flags[4])

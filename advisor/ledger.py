@@ -1,0 +1,69 @@
+"""Why each failed item fails: one row an item, with every arm's answer beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from advisor.arm_names import family
+from core.rows import Row
+
+Cells = Mapping[str, Mapping[str, Any]]
+"""arm -> outcome row of one item: outcome, content, form, answer."""
+
+CAUSES = {
+    "not_in_corpus": "the gold answer stands in no document: add documents",
+    "retrieval_miss": "the gold passage fixes it, our retriever does not find it",
+    "retrieval_fixes": "a retrieved passage fixes it",
+    "context_ignored": "wrong even with the gold passage in the prompt",
+    "form_only": "the right answer in the wrong shape",
+    "prompt_fixes": "an answer-format line fixes it",
+    "few_shot_fixes": "demonstrations fix it",
+    "tuning_fixes": "tuning fixes it",
+    "both_needed": "only passage and tuning together fix it",
+    "unfixable": "no arm gets it right",
+}
+
+
+def ledger(rows: Sequence[Row], by_item: Mapping[str, Cells], covered: Mapping[str, bool] | None) -> list[dict[str, Any]]:
+    """A row for every item that the base model does not get right.
+
+    Args:
+        by_item: item id -> arm -> outcome row.
+        covered: item id -> whether some document holds its gold answer; None without documents.
+    """
+    failed = []
+    for row in rows:
+        cells = by_item[row.id]
+        if cells["closed"]["outcome"] == "correct":
+            continue
+        failed.append(
+            {
+                "item": row.id,
+                "cause": _cause(cells, None if covered is None else covered.get(row.id)),
+                "input": row.input,
+                "gold": list(row.answers),
+                "answers": {arm: {"outcome": c["outcome"], "text": c["answer"]} for arm, c in cells.items()},
+            }
+        )
+    return failed
+
+
+def _cause(cells: Cells, covered: bool | None) -> str:
+    def right(kind: str) -> bool:
+        return any(family(arm) == kind and cell["outcome"] == "correct" for arm, cell in cells.items())
+
+    if cells["closed"].get("content") == 1 and cells["closed"].get("form") == 0:
+        return "form_only"
+    for kind, cause in (("prompt", "prompt_fixes"), ("few_shot", "few_shot_fixes"), ("retrieved", "retrieval_fixes")):
+        if right(kind):
+            return cause
+    if right("tune"):
+        return "tuning_fixes"
+    if right("oracle") or right("oracle_few_shot"):
+        return "retrieval_miss"
+    if right("tune_retrieved") or right("tune_oracle"):
+        return "both_needed"
+    if covered is False:
+        return "not_in_corpus"
+    return "context_ignored" if any(family(arm) in ("oracle", "retrieved") for arm in cells) and covered else "unfixable"

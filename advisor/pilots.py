@@ -1,0 +1,75 @@
+"""Pilot tunes: short trainings whose adapters are measured, kept by content so that no run trains them twice."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.files import read_json, sha256_text
+from core.rows import Row
+from core.settings import UseCase
+from core.workspace import UseCaseFolder, Workspace
+
+PILOT_ROWS = 200
+"""Most rows of a LoRA pilot (decision.md: 50-200)."""
+HEAD_ROWS = 5_000
+"""Most rows of a head pilot: features cost milliseconds a row, so a head sees what there is."""
+
+
+@dataclass(frozen=True)
+class Pilot:
+    method: str
+    folder: Path
+    rows: int
+    identity: str
+    """Hash of all that shaped it; part of its answers' cache key."""
+    train_s: float
+
+
+def lora_pilot(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, rows: Sequence[Row], kind: str) -> Pilot:
+    """A LoRA adapter from at most `PILOT_ROWS` of `rows`; trained now, or found from an earlier run.
+
+    Args:
+        kind: what the rows are ("plain", "retrieved"), part of the pilot's identity.
+    """
+    from tuning.train import train_lora
+
+    chosen = _sample(rows, PILOT_ROWS, settings.seed)
+    identity = _identity("lora", kind, settings, chosen)
+    target = folder.path / "pilots" / f"lora-{identity[:16]}"
+    if not (target / "origin.json").exists():
+        train_lora(target, settings, workspace, chosen)
+    return Pilot("lora", target, len(chosen), identity, _train_s(target))
+
+
+def head_pilot(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, rows: Sequence[Row]) -> Pilot:
+    """A classification head from at most `HEAD_ROWS` of `rows`; trained now, or found from an earlier run."""
+    from tuning.train import train_head
+
+    chosen = _sample(rows, HEAD_ROWS, settings.seed)
+    identity = _identity("head", "plain", settings, chosen)
+    target = folder.path / "pilots" / f"head-{identity[:16]}"
+    if not (target / "origin.json").exists():
+        train_head(target, settings, workspace, chosen)
+    return Pilot("head", target, len(chosen), identity, _train_s(target))
+
+
+def _sample(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
+    order = sorted(rows, key=lambda row: row.id)
+    random.Random(seed).shuffle(order)
+    return order[:most]
+
+
+def _identity(method: str, kind: str, settings: UseCase, rows: Sequence[Row]) -> str:
+    base = settings.embedding_model if method == "head" else settings.base_model
+    content = [[[m.role, m.content] for m in row.messages] + [row.output] for row in rows]
+    parts: list[Any] = [method, kind, base, settings.instruction, settings.seed, content]
+    return sha256_text(json.dumps(parts, ensure_ascii=False))
+
+
+def _train_s(target: Path) -> float:
+    return float(read_json(target / "origin.json").get("train_s", 0.0))

@@ -1,0 +1,109 @@
+"""Which arms this use case's data can support, and what the others would need.
+
+An arm that cannot be run is absent and said to be absent; it is never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from advisor.arm_names import family
+from core.errors import UnknownName
+
+FEW_SHOT_K = (3, 8)
+MIN_TUNE_ROWS = 10
+"""Below this a pilot shows nothing: decision.md asks for 50-200 rows, and fewer only as a hint."""
+
+KNOWN = (
+    "closed",
+    "prompt",
+    *(f"few_shot:{k}" for k in FEW_SHOT_K),
+    "oracle",
+    "oracle_few_shot",
+    "retrieved",
+    "tune:head",
+    "tune:lora",
+    "tune_retrieved",
+    "wrong_passage",
+)
+"""Every arm `advise` can run, in the order in which it runs them."""
+
+ON_REQUEST = ("oracle_few_shot", "tune_retrieved", "wrong_passage")
+"""Arms that cost more than they usually tell; run when named by --arms."""
+
+
+class Absent(NamedTuple):
+    """An arm that was not run."""
+
+    arm: str
+    why: str
+    supply: str
+    """What the user would have to give; "" where it is only a matter of asking for it."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What the arms are built from."""
+
+    documents: bool
+    train_rows: int
+    labels: bool
+    """The outputs are a closed label set."""
+    answer_format: bool
+    """An answer-format line could be learnt, or the use case has none to learn from but an instruction."""
+    local_base: bool
+    """The base model's weights are on this machine, so it can be tuned."""
+    gold_passages: bool
+    """The eval rows name or hold their gold passages."""
+
+
+class Plan(NamedTuple):
+    arms: tuple[str, ...]
+    absent: tuple[Absent, ...]
+
+
+def plan_arms(means: Means, wanted: Sequence[str] = ()) -> Plan:
+    """The arms to run, and every other with the reason.
+
+    `wanted` (from --arms) names arms or families; empty is the default set. `closed` is always run: everything is
+    compared against it.
+
+    Raises:
+        UnknownName: `wanted` names no known arm or family.
+    """
+    for name in wanted:
+        if name not in KNOWN and name not in {family(arm) for arm in KNOWN}:
+            raise UnknownName("arm", name, (*KNOWN, *(family(arm) for arm in KNOWN)))
+    run: list[str] = []
+    absent: list[Absent] = []
+    for arm in KNOWN:
+        reason = _missing(arm, means)
+        asked = arm == "closed" or arm in wanted or family(arm) in wanted
+        if reason is not None:
+            absent.append(reason)
+        elif asked or (not wanted and arm not in ON_REQUEST):
+            run.append(arm)
+        else:
+            absent.append(Absent(arm, "not asked for", f"--arms {arm}"))
+    return Plan(tuple(run), tuple(absent))
+
+
+def _missing(arm: str, means: Means) -> Absent | None:
+    kind = family(arm)
+    needs_documents = kind in ("oracle", "oracle_few_shot", "retrieved", "tune_retrieved", "wrong_passage")
+    if needs_documents and not means.documents and not (kind.startswith("oracle") and means.gold_passages):
+        return Absent(arm, "there are no documents", "documents (--docs PATH)")
+    if kind == "prompt" and not means.answer_format:
+        return Absent(arm, "no answer format could be learnt", "training rows (--train FILE) to learn the format from")
+    needs_training = kind in ("few_shot", "oracle_few_shot", "tune", "tune_retrieved")
+    least = MIN_TUNE_ROWS if kind.startswith("tune") else int(arm.partition(":")[2] or FEW_SHOT_K[0])
+    if needs_training and means.train_rows < least:
+        have = "there are no training rows" if means.train_rows == 0 else f"there are only {means.train_rows} training rows"
+        return Absent(arm, f"{have}, it needs {least}", "training rows (--train FILE)")
+    if arm == "tune:head" and not means.labels:
+        return Absent(arm, "the training outputs are not a closed label set", "")
+    if kind.startswith("tune") and arm != "tune:head" and not means.local_base:
+        return Absent(arm, "the base model is remote, its weights are not here to tune", "a local base model (--base-model)")
+    return None

@@ -1,0 +1,231 @@
+"""Documents to chunks: by structure first, by the embedding model's tokens second, losing no character.
+
+A chunk never runs over what the model reads (MiniLM cuts silently at 256 tokens).
+What is embedded is the chunk under its title and heading path, so that "Installing
+it" is found for what is installed; what is shown is the chunk alone.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from rag.documents import Document, Section
+
+Spans = Callable[[Sequence[str]], list[list[tuple[int, int]]]]
+"""Character spans of the tokens of each text, by the embedding model's tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How documents are cut. Part of an index's identity: another setting is another index."""
+
+    max_tokens: int
+    """What the embedding model reads, context line included."""
+    target_tokens: int = 200
+    small_tokens: int = 60
+    """A piece below this joins its neighbour where both fit."""
+    context_tokens: int = 40
+    """Most tokens of the context line (title and headings)."""
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    document_id: str
+    number: int
+    """0-based within the document."""
+    title: str
+    headings: tuple[str, ...]
+    page: int | None
+    start: int
+    end: int
+    """Characters of the document's text; `text` is exactly that slice."""
+    text: str
+    context: str
+    """The line of title and headings that goes before the text when it is embedded; may be empty."""
+    tokens: int
+
+    @property
+    def embedded(self) -> str:
+        return f"{self.context}\n{self.text}" if self.context else self.text
+
+
+@dataclass(slots=True)
+class _Piece:
+    start: int
+    end: int
+    headings: tuple[str, ...]
+    page: int | None
+
+
+def cut(document: Document, spans: Spans, chunking: Chunking) -> list[Chunk]:
+    """Chunks of `document` in text order; together every character that is not blank, none twice.
+
+    A document that the model can read whole is one chunk.
+    """
+    text = document.text
+    tokens = _Tokens(spans([text])[0])
+    whole = _context(document.title, _shared(document.sections), text, spans, chunking)
+    room = chunking.max_tokens - _count(whole, spans)
+    if tokens.count(0, len(text)) <= room:
+        headings = _shared(document.sections)
+        page = next((s.page for s in document.sections), None)
+        pieces = [_Piece(0, len(text), headings, page)]
+    else:
+        body = max(8, min(chunking.target_tokens, chunking.max_tokens - chunking.context_tokens - 2))
+        pieces = _merged(list(_pieces(document, tokens, body)), tokens, body, chunking.small_tokens)
+    chunks: list[Chunk] = []
+    for piece in pieces:
+        start, end = _stripped(text, piece.start, piece.end)
+        if start == end:
+            continue
+        part = text[start:end]
+        context = _context(document.title, piece.headings, part, spans, chunking)
+        chunks.append(
+            Chunk(
+                document.id,
+                len(chunks),
+                document.title,
+                piece.headings,
+                piece.page,
+                start,
+                end,
+                part,
+                context,
+                tokens.count(start, end),
+            )
+        )
+    return chunks
+
+
+class _Tokens:
+    """Token counts of any slice of one text, from one pass of the tokenizer."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
+        self._starts = [start for start, _ in spans]
+
+    def count(self, start: int, end: int) -> int:
+        return bisect_left(self._starts, end) - bisect_left(self._starts, start)
+
+    def boundary(self, start: int, tokens: int) -> int:
+        """Where the token begins that is `tokens` after the one at `start`."""
+        index = bisect_left(self._starts, start) + tokens
+        return self._starts[index]
+
+
+def _pieces(document: Document, tokens: _Tokens, budget: int) -> Iterator[_Piece]:
+    text = document.text
+    sections = document.sections or (Section(0, len(text)),)
+    for section in sections:
+        for start, end in _split(text, section.start, section.end, tokens, budget):
+            yield _Piece(start, end, section.headings, section.page)
+
+
+_LEVELS = (
+    re.compile(r"\n[^\S\n]*\n\s*"),
+    re.compile(r"\n"),
+    re.compile(r"(?<=[.!?;])[\"')\]]*\s+|(?<=[。！？；])"),
+    re.compile(r"(?<=,)\s+|(?<=[，、])"),
+    re.compile(r"\s+"),
+)
+"""Where to cut, best place first: paragraphs, lines, sentences, clauses, words."""
+
+
+def _split(text: str, start: int, end: int, tokens: _Tokens, budget: int, level: int = 0) -> list[tuple[int, int]]:
+    """Adjacent spans over `start`..`end`, each of at most `budget` tokens, cut at the best places there are."""
+    total = tokens.count(start, end)
+    if total <= budget:
+        return [(start, end)]
+    if level == len(_LEVELS):
+        # One "word" longer than the budget: base64, a URL, a language without blanks.
+        cut_at = tokens.boundary(start, budget)
+        return [(start, cut_at), *_split(text, cut_at, end, tokens, budget, level)]
+    atoms: list[tuple[int, int]] = []
+    at = start
+    for match in _LEVELS[level].finditer(text, start, end):
+        if match.end() > at and match.end() < end:
+            atoms.extend(_split(text, at, match.end(), tokens, budget, level + 1))
+            at = match.end()
+    atoms.extend(_split(text, at, end, tokens, budget, level + 1))
+    # Parts of about equal size rather than full ones and a crumb at the end.
+    fair = total / -(-total // budget)
+    packed: list[tuple[int, int]] = []
+    for atom in atoms:
+        if packed:
+            first, _ = packed[-1]
+            joined = tokens.count(first, atom[1])
+            before = tokens.count(first, packed[-1][1])
+            if joined <= budget and (joined <= fair or joined - fair < fair - before):
+                packed[-1] = (first, atom[1])
+                continue
+        packed.append(atom)
+    return packed
+
+
+def _merged(pieces: list[_Piece], tokens: _Tokens, budget: int, small: int) -> list[_Piece]:
+    """`pieces` with small ones joined to a neighbour: a heading alone, or a one-line section, finds nothing.
+
+    To the one after it first, since a heading belongs to what it heads; else to the one before.
+    """
+
+    def little(piece: _Piece) -> bool:
+        return tokens.count(piece.start, piece.end) < small
+
+    for forward in (True, False):
+        merged: list[_Piece] = []
+        for piece in pieces:
+            last = merged[-1] if merged else None
+            if last and little(last if forward else piece) and tokens.count(last.start, piece.end) <= budget:
+                merged[-1] = _Piece(last.start, piece.end, _common(last.headings, piece.headings), last.page)
+            else:
+                merged.append(piece)
+        pieces = merged
+    return pieces
+
+
+def _common(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:
+    shared = 0
+    while shared < min(len(a), len(b)) and a[shared] == b[shared]:
+        shared += 1
+    return a[:shared]
+
+
+def _shared(sections: Sequence[Section]) -> tuple[str, ...]:
+    if not sections:
+        return ()
+    shared = sections[0].headings
+    for section in sections[1:]:
+        shared = _common(shared, section.headings)
+    return shared
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    part = text[start:end]
+    return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip())) if part.strip() else start
+
+
+def _context(title: str, headings: tuple[str, ...], text: str, spans: Spans, chunking: Chunking) -> str:
+    """Title and heading path as one line, without what the text begins with anyway, within its token limit."""
+    names = [name for name in dict.fromkeys((title, *headings)) if name]
+    if names and text.lstrip().startswith(names[-1]):
+        names.pop()
+    line = " > ".join(names)
+    if not line:
+        return ""
+    found = spans([line])[0]
+    limit = min(chunking.context_tokens, chunking.max_tokens // 4)
+    if len(found) <= limit:
+        return line
+    # The innermost heading tells chunks of one document apart, and the title's beginning names it.
+    inner = names[-1] if len(names) > 1 and _count(names[-1], spans) <= limit // 2 else ""
+    kept = limit - _count(f" > {inner}", spans) if inner else limit
+    return line[: found[kept - 1][1]] + (f" > {inner}" if inner else "")
+
+
+def _count(text: str, spans: Spans) -> int:
+    return len(spans([text])[0]) if text else 0

@@ -1,0 +1,85 @@
+"""What an index version was made from and with: origin.json, checked by whoever opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from core.errors import ArtifactError
+from core.files import read_json, write_json
+from rag.readers import VERSION as READER_VERSION
+
+CHUNKER_VERSION = 1
+"""Raise it when the chunker cuts the same text otherwise."""
+
+
+class FileRecord(BaseModel):
+    """One file of an index: what it held when it was read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    path: str
+    sha256: str | None
+    """None: it could not be read at all."""
+    documents: int = 0
+    failed: str | None = None
+    """Why it is not in the index."""
+
+
+class Origin(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    tunefork_version: str
+    reader_version: int
+    chunker_version: int
+    embedding_model: str
+    embedding_fingerprint: str
+    dimensions: int
+    chunking: dict[str, int]
+    files: int
+    documents: int
+    empty_documents: int
+    passages: int
+    content_hash: str
+    """Over the ids and hashes of all files: equal content, equal hash."""
+    created: str
+
+
+def content_hash(files: Sequence[FileRecord]) -> str:
+    return sha256("\n".join(f"{file.id}\t{file.sha256}" for file in files).encode()).hexdigest()
+
+
+def tunefork_version() -> str:
+    return version("tunefork")
+
+
+def save_origin(folder: Path, origin: Origin) -> None:
+    write_json(folder / "origin.json", origin.model_dump(mode="json"))
+
+
+def load_origin(folder: Path) -> Origin:
+    """Raises ArtifactError when there is none, or it is from a newer Tunefork."""
+    try:
+        return Origin.model_validate(read_json(folder / "origin.json"))
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{folder}: not an index (no origin.json); run `tunefork ingest` again") from exc
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{folder}/origin.json: {where}: {first['msg']}; run `tunefork ingest` again") from exc
+
+
+def made_alike(origin: Origin, fingerprint: str) -> bool:
+    """Whether this Tunefork with the model of `fingerprint` would make the same passages from the same files."""
+    return (origin.reader_version, origin.chunker_version, origin.embedding_fingerprint) == (
+        READER_VERSION,
+        CHUNKER_VERSION,
+        fingerprint,
+    )

@@ -1,0 +1,124 @@
+"""Chroma's embedded store, one collection a version folder, written and read through LlamaIndex's format.
+
+Chroma's embedded store is made for one process at a time, so opening takes the
+version's lock. Deleted rows leave their vectors on its disk: that is why a change
+builds a new version and drops the old folder whole.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from core.errors import ArtifactError
+from core.locks import hold
+from rag.embedding import Vectors
+
+COLLECTION = "passages"
+
+EF = 100
+"""HNSW candidates looked at in building and searching."""
+
+
+class Hits(NamedTuple):
+    """Rows found for one query, best first."""
+
+    rows: list[int]
+    cosines: list[float]
+
+
+class Store:
+    """An open collection. Searching is thread-safe. Close it before its folder is moved or removed."""
+
+    def __init__(self, client: Any, collection: Any, held: ExitStack) -> None:
+        self._client = client
+        self._collection = collection
+        self._held = held
+
+    @property
+    def vector_store(self) -> Any:
+        """The collection as LlamaIndex's vector store."""
+        from llama_index.vector_stores.chroma import ChromaVectorStore
+
+        return ChromaVectorStore(chroma_collection=self._collection)
+
+    def count(self) -> int:
+        return int(self._collection.count())
+
+    def search(self, vectors: Vectors, k: int) -> list[Hits]:
+        """The `k` nearest rows of each vector, by cosine.
+
+        Straight to Chroma: LlamaIndex's store takes one query a call, and gives exp(-distance) for a score.
+        """
+        k = min(k, self.count())
+        if k == 0 or not len(vectors):
+            return [Hits([], []) for _ in vectors]
+        found = self._collection.query(query_embeddings=vectors, n_results=k, include=["metadatas", "distances"])
+        return [
+            Hits([int(m["row"]) for m in metadatas], [1.0 - float(d) for d in distances])
+            for metadatas, distances in zip(found["metadatas"], found["distances"], strict=True)
+        ]
+
+    def close(self) -> None:
+        """Release the files and the lock. Calling it twice is harmless."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        self._held.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def create_store(folder: Path) -> Store:
+    """A new, empty collection in `folder`, which only this process knows yet."""
+    client = _client(folder)
+    try:
+        collection = client.create_collection(
+            COLLECTION,
+            # None: else Chroma would download an embedding model of its own.
+            embedding_function=None,
+            configuration={"hnsw": {"space": "cosine", "ef_construction": EF, "ef_search": EF}},
+        )
+    except BaseException:
+        client.close()
+        raise
+    return Store(client, collection, ExitStack())
+
+
+def open_store(folder: Path, lock: Path, what: str) -> Store:
+    """The finished collection in `folder`, held by this process until closed.
+
+    Raises:
+        Locked: another process has it open; names it.
+        ArtifactError: there is no collection, or Chroma cannot read it.
+    """
+    held = ExitStack()
+    held.enter_context(hold(lock, what))
+    try:
+        if not (folder / "chroma.sqlite3").is_file():
+            raise ArtifactError(f"{folder}: the index is damaged (no collection); run `tunefork ingest` again")
+        client = _client(folder)
+        held.callback(client.close)
+        collection = client.get_collection(COLLECTION, embedding_function=None)
+    except ArtifactError:
+        held.close()
+        raise
+    except Exception as exc:
+        held.close()
+        raise ArtifactError(
+            f"{folder}: Chroma cannot open the index ({type(exc).__name__}: {exc}); run `tunefork ingest` again"
+        ) from exc
+    return Store(client, collection, held)
+
+
+def _client(folder: Path) -> Any:
+    import chromadb
+    from chromadb.config import Settings
+
+    return chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))

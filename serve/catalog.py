@@ -1,0 +1,302 @@
+"""Which names are served, and the engine behind each: made on first use, renewed when the workspace changes.
+
+A name is leased for the time of one answer. When a use case gets a new verdict or version, the next lease sees it,
+while the answers that are being made end on the old one; what only the old one used is closed with the last of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.engines.base import Engine
+from core.errors import EngineUnavailable, TuneforkError, UnknownName
+from core.models import remote, starter
+from core.remedy import Remedy, load_remedy
+from core.settings import DEFAULT_BASE_MODEL
+from core.workspace import UseCaseFolder, Workspace
+from serve.compose import Variant, compose, plan
+from serve.holding import Held, KeyedLocks, Pool
+
+log = logging.getLogger("tunefork.serve")
+
+OpenBase = Callable[[str], Engine]
+Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
+class UnknownModel(UnknownName):
+    """No served name of that kind."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__("model", name, known, hint="(/v1/models lists all)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One served name, as listed."""
+
+    name: str
+    use_case: str | None
+    """None for a base model."""
+    variant: Variant
+    route: str
+    base_model: str
+    created: int
+    """Unix time of what stands behind the name."""
+
+    @property
+    def public_base_model(self) -> str:
+        return public_name(self.base_model)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What answers for a name."""
+
+    name: str
+    engine: Engine
+    max_tokens: int
+    """Length of an answer when the client names none."""
+    fingerprint: str
+    """Changes when anything behind the name does."""
+
+
+@dataclass(frozen=True)
+class _Live:
+    served: Held[Served]
+    stamp: Stamp
+
+
+class Catalog:
+    """The served names of `workspace`. Thread-safe.
+
+    Args:
+        open_base: opens the engine of a base model; called once a model, and the engine is shared by all names.
+    """
+
+    def __init__(self, workspace: Workspace, open_base: OpenBase) -> None:
+        self.workspace = workspace
+        self._open_base = open_base
+        self._locks = KeyedLocks()
+        self._bases: dict[str, Engine] = {}
+        self._retrievers: Pool[Any] = Pool()
+        self._live: dict[str, _Live] = {}
+        self._read: dict[str, tuple[Stamp, Remedy]] = {}
+        self._opened = int(time.time())
+        self._closed = threading.Event()
+
+    def entries(self) -> list[Entry]:
+        """All served names: each use case's own and its variants, then the base models. Reads the workspace anew."""
+        entries: list[Entry] = []
+        for name in self.workspace.names():
+            try:
+                entries += self._of_use_case(self.workspace.use_case(name))
+            except TuneforkError as exc:
+                log.warning("use case %r is not listed: %s", name, exc)
+        used = sorted({e.base_model for e in entries}) or [DEFAULT_BASE_MODEL]
+        taken = {e.name for e in entries}
+        for model in used:
+            if (name := public_name(model)) not in taken:
+                taken.add(name)
+                entries.append(Entry(name, None, "", "base", model, self._opened))
+        return entries
+
+    def entry(self, name: str) -> Entry:
+        """Raises UnknownModel, with near names."""
+        entries = self.entries()
+        found = next((e for e in entries if e.name == name), None)
+        if found is None:
+            self._retire(name)
+            raise UnknownModel(name, [e.name for e in entries])
+        return found
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[Served]:
+        """What answers for `name`, kept open for the block. Opens what is not open yet, which may take a while.
+
+        Raises:
+            UnknownModel: there is no such name.
+            TuneforkError: something behind it cannot be opened.
+        """
+        held = self._hold(name)
+        try:
+            yield held.value
+        finally:
+            held.release()
+
+    def close(self) -> None:
+        """Let go of everything. Twice is harmless."""
+        self._closed.set()
+        for name in list(self._live):
+            self._retire(name)
+        for engine in list(self._bases.values()):
+            engine.close()
+        self._bases.clear()
+
+    def _hold(self, name: str) -> Held[Served]:
+        entry = self.entry(name)
+        with self._locks[name]:
+            if self._closed.is_set():
+                raise EngineUnavailable("the server is stopping")
+            stamp = () if entry.use_case is None else _stamp(self.workspace.use_case(entry.use_case))
+            live = self._live.get(name)
+            if live is None or live.stamp != stamp:
+                fresh = _Live(self._make(entry), stamp)
+                self._live[name] = fresh
+                if live is not None:
+                    log.info("%s was renewed", name)
+                    live.served.release()
+                live = fresh
+            retained = live.served.retain()
+            assert retained, "the catalog holds every live composition itself"
+            return live.served
+
+    def _retire(self, name: str) -> None:
+        with self._locks[name]:
+            live = self._live.pop(name, None)
+            if live is not None:
+                live.served.release()
+
+    def _make(self, entry: Entry) -> Held[Served]:
+        if entry.use_case is None:
+            engine = self._base(entry.base_model)
+            served = Served(entry.name, engine, Remedy.model_fields["max_tokens"].default, _fingerprint(entry.name))
+            return Held(served, lambda: None)
+        folder = self.workspace.use_case(entry.use_case)
+        remedy = self._remedy(folder)
+        what = plan(remedy, entry.variant, folder.index, folder.adapters)
+        parts = _Parts(self, folder, remedy)
+        try:
+            engine = compose(what, parts)
+        except BaseException:
+            parts.close()
+            raise
+        fingerprint = _fingerprint(entry.name, repr(what))
+        return Held(Served(entry.name, engine, remedy.max_tokens, fingerprint), parts.close)
+
+    def _base(self, model: str) -> Engine:
+        known = starter(model)
+        key = known.name if known is not None else model
+        with self._locks["base", key]:
+            if key not in self._bases:
+                engine = self._open_base(model)
+                if self._closed.is_set():
+                    engine.close()
+                    raise EngineUnavailable("the server is stopping")
+                self._bases[key] = engine
+            return self._bases[key]
+
+    def _of_use_case(self, folder: UseCaseFolder) -> list[Entry]:
+        remedy = self._remedy(folder)
+        variants: list[tuple[Variant, str]] = [("", remedy.route)]
+        if folder.index.active() is not None:
+            variants.append(("rag", "rag"))
+        if folder.adapters.active() is not None:
+            variants.append(("tune", "tune"))
+        variants.append(("base", "base"))
+        source = folder.remedy_path if folder.remedy_path.exists() else folder.path / "use_case.toml"
+        created = int(source.stat().st_mtime)
+        return [
+            Entry(f"{folder.name}:{v}" if v else folder.name, folder.name, v, route, remedy.base_model, created)
+            for v, route in variants
+        ]
+
+    def _remedy(self, folder: UseCaseFolder) -> Remedy:
+        """What was built; before the first `build`, the bare base model as declared."""
+        stamp = _stamp(folder)
+        cached = self._read.get(folder.name)
+        if cached is not None and cached[0] == stamp:
+            return cached[1]
+        remedy = load_remedy(folder.remedy_path)
+        if remedy is None:
+            settings = folder.settings()
+            declared: dict[str, Any] = {} if settings.max_tokens is None else {"max_tokens": settings.max_tokens}
+            remedy = Remedy(
+                use_case=settings.name,
+                route="undecided",
+                base_model=settings.base_model,
+                embedding_model=settings.embedding_model,
+                instruction=settings.instruction,
+                top_k=settings.top_k,
+                **declared,
+            )
+        self._read[folder.name] = (stamp, remedy)
+        return remedy
+
+
+class _Parts:
+    """Opens the parts of one composition, and remembers which of them to close."""
+
+    def __init__(self, catalog: Catalog, folder: UseCaseFolder, remedy: Remedy) -> None:
+        self._catalog = catalog
+        self._folder = folder
+        self._remedy = remedy
+        self._closers: list[Callable[[], None]] = []
+
+    def base(self, model: str) -> Engine:
+        return self._catalog._base(model)
+
+    def grounded(self, engine: Engine, index: Path, top_k: int) -> Engine:
+        from rag.engine import RagEngine
+        from rag.retrieve import open_retriever
+
+        workspace = self._catalog.workspace
+        settings = self._folder.settings().model_copy(update={"embedding_model": self._remedy.embedding_model})
+
+        def open_() -> tuple[Any, Callable[[], None]]:
+            retriever = open_retriever(self._folder, settings, workspace)
+            return retriever, retriever.close
+
+        held = self._catalog._retrievers.hold(index, open_)
+        self._closers.append(held.release)
+        return RagEngine(engine, held.value, top_k)
+
+    def head(self, adapter: Path) -> Engine:
+        from tuning.head_engine import HeadEngine
+
+        engine = HeadEngine(adapter, self._catalog.workspace)
+        self._closers.append(engine.close)
+        return engine
+
+    def close(self) -> None:
+        for close in reversed(self._closers):
+            close()
+
+
+def public_name(base_model: str) -> str:
+    """What a base model is called in the API: as its user named it, without the address or folders of this machine."""
+    elsewhere = remote(base_model)
+    if elsewhere is not None:
+        return elsewhere.model
+    path = Path(base_model).expanduser()
+    return path.name if path.is_absolute() or base_model.startswith((".", "~")) or path.is_dir() else base_model
+
+
+def _stamp(folder: UseCaseFolder) -> Stamp:
+    """Changes when what is in force does: each of these files is replaced as a whole, so it gets a new inode."""
+    files = (
+        folder.path / "use_case.toml",
+        folder.remedy_path,
+        folder.index.folder / "active",
+        folder.adapters.folder / "active",
+    )
+    return tuple(_file_stamp(path) for path in files)
+
+
+def _file_stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _fingerprint(*parts: str) -> str:
+    return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

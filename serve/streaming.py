@@ -1,0 +1,114 @@
+"""A chat answer as server-sent events: OpenAI's chunks, then [DONE]."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from core.types import Completion, Delta
+from serve.errors import ApiError, as_api_error
+from serve.schemas import ChatChunk, ChunkChoiceOut, DeltaOut, SourceOut, UsageOut
+
+DONE = "data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What every chunk of an answer repeats."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+
+class EventStream(StreamingResponse):
+    """Calls `on_end` however the stream ends: sent to its end, client gone, or server stopping."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[str], on_end: Callable[[], None]) -> None:
+        # A proxy that buffers would hold the tokens back.
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
+
+
+async def events(head: Head, pieces: AsyncIterator[tuple[int, Delta]], include_usage: bool) -> AsyncIterator[str]:
+    """The events of one answer. `pieces` are the choices' deltas as they come, with the index of their choice.
+
+    A failure in mid-stream is an event with OpenAI's error envelope; no [DONE] follows it, so that a client which does
+    not know such events still sees that the answer was cut off.
+    """
+    started: set[int] = set()
+    ended: list[Completion] = []
+    try:
+        async for index, delta in pieces:
+            if index not in started:
+                started.add(index)
+                yield _chunk(head, index, DeltaOut(role="assistant", content=""), include_usage)
+            if delta.text:
+                yield _chunk(head, index, DeltaOut(content=delta.text), include_usage)
+            if delta.completion is not None:
+                ended.append(delta.completion)
+                last = DeltaOut(sources=sources_out(delta.completion))
+                yield _chunk(head, index, last, include_usage, delta.completion)
+    except Exception as exc:  # noqa: BLE001 - the status is sent already: the only way left to say it is an event
+        yield error_event(as_api_error(exc, head.model))
+        return
+    if include_usage:
+        yield _data(_bare(head, [], usage_out(ended)).model_dump_json())
+    yield DONE
+
+
+def error_event(error: ApiError) -> str:
+    return _data(json.dumps(error.envelope()))
+
+
+def usage_out(completions: list[Completion]) -> UsageOut:
+    """Usage of one request: its prompt once, its answers added up."""
+    prompt = max(c.usage.prompt_tokens for c in completions)
+    answers = sum(c.usage.completion_tokens for c in completions)
+    return UsageOut(prompt_tokens=prompt, completion_tokens=answers, total_tokens=prompt + answers)
+
+
+def sources_out(completion: Completion) -> list[SourceOut] | None:
+    """The passages of a grounded answer; None where there are none, so the field is left out."""
+    if not completion.sources:
+        return None
+    return [
+        SourceOut(
+            number=s.number, document_id=s.document_id, title=s.title, text=s.text, score=s.score, metadata=s.metadata
+        )
+        for s in completion.sources
+    ]
+
+
+def _chunk(head: Head, index: int, delta: DeltaOut, with_usage: bool, end: Completion | None = None) -> str:
+    choice = ChunkChoiceOut(index=index, delta=delta, finish_reason=None if end is None else end.finish_reason)
+    # Where usage was asked for, every chunk but the last carries it as null; elsewhere it is absent.
+    return _data(_bare(head, [choice], None).model_dump_json(exclude=None if with_usage else {"usage"}))
+
+
+def _bare(head: Head, choices: list[ChunkChoiceOut], usage: UsageOut | None) -> ChatChunk:
+    return ChatChunk(
+        id=head.id,
+        created=head.created,
+        model=head.model,
+        choices=choices,
+        usage=usage,
+        system_fingerprint=head.fingerprint,
+    )
+
+
+def _data(text: str) -> str:
+    return f"data: {text}\n\n"
