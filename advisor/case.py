@@ -11,7 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor import arm_names as arms
-from advisor.evidence import Comparison, Draws, Measure, Side, adjust, at_least, compare, draw, harm, rate, represent, side
+from advisor.evidence import (
+    Comparison,
+    Draws,
+    Measure,
+    Side,
+    adjust,
+    at_least,
+    compare,
+    draw,
+    harm,
+    rate,
+    represent,
+    side,
+)
 from advisor.outcomes import OutcomeTable
 from advisor.quantities import best_of, both_family, compare_rate, knowledge_family, passages, prompting, singles
 from advisor.rule import ArmCost, DecisionSettings, Findings
@@ -78,13 +91,12 @@ class Case:
                     f"{arm} loses {points(-gain.value)} points to {self.closed.name} "
                     f"(95 % interval {points(gain.low)} to {points(gain.high)}, n = {gain.n})."
                 )
-            elif broken is not None and broken.low > self.settings.harm_allowed:
-                if (comparison.gained or 0) < 2 * broken.value * broken.n:
-                    out[arm] = (
-                        f"{arm} breaks {broken.value:.0%} of the items (interval {broken.low:.0%} to {broken.high:.0%}, "
-                        f"n = {broken.n}; allowed {self.settings.harm_allowed:.0%}) and gains {comparison.gained}: "
-                        "items that the base had right, or refused, come out wrong."
-                    )
+            elif broken is not None and self._breaks_too_much(broken, comparison):
+                out[arm] = (
+                    f"{arm} breaks {broken.value:.0%} of the items (95 % interval {broken.low:.0%} to {broken.high:.0%}, "
+                    f"n = {broken.n}; allowed {self.settings.harm_allowed:.0%}) and mends {comparison.gained}: "
+                    "items that the base had right, or refused, come out wrong."
+                )
         return out
 
     @cached_property
@@ -163,7 +175,7 @@ class Case:
         for key in _RAG_KEYS:
             if self.gains(key) and self.adopted != arms.CLOSED:
                 wanted["rag", key] = self.adopted
-        best_prompting = best_of(self.table, self.allowed, prompting(self.allowed))
+        best_prompting = best_of(self.allowed, prompting(self.allowed))
         if self.gains((arms.TUNE, "correct")) and best_prompting != arms.CLOSED:
             wanted["tune", (arms.TUNE, "correct")] = best_prompting
         both = both_family(self.allowed)
@@ -181,7 +193,7 @@ class Case:
         """The best single remedy; None when no retrieval or tuning arm was measured alone: the sum cannot be shown then."""
         if len(singles(self.measured)) == len(prompting(self.measured)):
             return None
-        return best_of(self.table, self.measured, singles(self.measured))
+        return best_of(self.measured, singles(self.measured))
 
     @cached_property
     def rag_arm(self) -> str | None:
@@ -189,12 +201,24 @@ class Case:
         found = [f for f in (arms.RETRIEVED,) if f in self.measured] or [
             f for f in (arms.ORACLE, arms.ORACLE_FEW_SHOT) if f in self.allowed
         ]
-        return best_of(self.table, self.measured, found) if found else None
+        return best_of(self.measured, found) if found else None
 
     @property
     def rag_barred(self) -> bool:
         """What retrieval would ship exceeds a hard limit."""
         return self.rag_arm == arms.RETRIEVED and self.measured[arms.RETRIEVED].ship in self.barred
+
+    @property
+    def _rag_ships(self) -> bool:
+        """Retrieval may be the route: within the hard limits, and not behind the prompting that is in hand already.
+
+        Against the base alone a weak retriever is no reason against retrieval (rule 2);
+        against an adopted prompt it is, for the prompt can be shipped today (rule 5).
+        """
+        if self.rag_barred or self.adopted == arms.CLOSED or arms.RETRIEVED not in self.measured:
+            return not self.rag_barred
+        lead = compare_rate(self.measured[arms.RETRIEVED], self.measured[self.adopted], "content")
+        return lead is not None and lead >= 0
 
     @cached_property
     def knowledge_settled(self) -> bool:
@@ -229,7 +253,7 @@ class Case:
         bounded = all(gate.gain.high < delta for gate in self.gates.values())
         return _one(
             adopted=prompting_rank(self.adopted),
-            rag=not self.rag_barred and any(beats("rag", key) for key in _RAG_KEYS),
+            rag=self._rag_ships and any(beats("rag", key) for key in _RAG_KEYS),
             tune=beats("tune", (arms.TUNE, "correct")),
             both=shown_both,
             rag_lead=self._rag_lead(),
@@ -260,11 +284,15 @@ class Case:
             if (family, measure) in self.gates and family in self.allowed and not self.rag_barred:
                 rates, under = (content, base_content) if measure == "content" else (correct, base)
                 rag = rag | (rates[family] - under >= delta)
+        if arms.RETRIEVED in self.measured:
+            rag = rag & ((adopted == 0) | (content[arms.RETRIEVED] >= base_content))
         prompted = np.max([correct[f] for f in prompting(self.allowed)], axis=0)
         tune = correct[arms.TUNE] - prompted >= delta if arms.TUNE in self.allowed else no
         both_name, both = both_family(self.allowed), no
         if both_name is not None and self.rival_of_both is not None:
-            rivals = prompting(self.measured) + passages(self.measured) + [f for f in (arms.TUNE,) if f in self.measured]
+            rivals = (
+                prompting(self.measured) + passages(self.measured) + [f for f in (arms.TUNE,) if f in self.measured]
+            )
             both = correct[both_name] - np.max([correct[f] for f in rivals], axis=0) >= delta
         lead = no.astype(float)
         if self.rag_arm is not None and arms.TUNE in self.measured:
@@ -287,6 +315,9 @@ class Case:
         per_read, per_written = self.settings.usd_per_mtok
         return float(read.mean() * per_read + written.mean() * per_written) / 1000
 
+    def _breaks_too_much(self, broken: Estimate, comparison: Comparison) -> bool:
+        return broken.low > self.settings.harm_allowed and (comparison.gained or 0) < 2 * broken.value * broken.n
+
     def _column(self, arm: str, name: str) -> NDArray[np.float64] | None:
         if not self.table.paired:
             return None
@@ -297,7 +328,7 @@ class Case:
     def _rag_lead(self) -> float:
         if self.rag_arm is None or arms.TUNE not in self.measured:
             return 0.0
-        return compare_rate(self.table, self.measured[self.rag_arm], self.measured[arms.TUNE]) or 0.0
+        return compare_rate(self.measured[self.rag_arm], self.measured[arms.TUNE]) or 0.0
 
     def _tie_breaks(self) -> Mapping[str, float]:
         """Lower is cheaper: declared or token cost where all are known, else a head before an adapter, else tokens read."""
@@ -308,7 +339,9 @@ class Case:
         for arm in self.scored:
             read = self._column(arm, "input_tokens")
             tuned = arms.family(arm) == arms.TUNE
-            out[arm] = float(arms.tuning_method(arm) != "head") if tuned else 0.0 if read is None else float(read.mean())
+            out[arm] = (
+                float(arms.tuning_method(arm) != "head") if tuned else 0.0 if read is None else float(read.mean())
+            )
         return out
 
 
@@ -321,8 +354,6 @@ def prompting_rank(family: str) -> int:
     return (arms.CLOSED, arms.PROMPT, arms.FEW_SHOT).index(family)
 
 
-def _one(
-    adopted: int, rag: bool, tune: bool, both: bool, rag_lead: float, meets: bool, nothing: bool
-) -> Findings:
+def _one(adopted: int, rag: bool, tune: bool, both: bool, rag_lead: float, meets: bool, nothing: bool) -> Findings:
     flags: Sequence[NDArray[np.bool_]] = [np.array([flag]) for flag in (rag, tune, both, meets, nothing)]
     return Findings(np.array([adopted]), flags[0], flags[1], flags[2], np.array([rag_lead]), flags[3], flags[4])

@@ -66,7 +66,7 @@ class Comparison:
     paired: bool
 
     def shows(self, delta: float, alpha: float) -> bool:
-        """"An arm gains": at least delta, lower bound over 0, significant after Holm."""
+        """Whether the arm gains: at least delta, lower bound over 0, significant after Holm."""
         return at_least(self.gain.value, delta) and self.gain.low > 0 and self.p_holm <= alpha
 
 
@@ -94,7 +94,8 @@ def compare(table: OutcomeTable, a: Side, b: Side, measure: Measure = "correct")
     """How much `a` gains over `b` on the items that both have answered; None when there is none."""
     first, second = a.measure(measure), b.measure(measure)
     if isinstance(first, Totals) or isinstance(second, Totals):
-        assert isinstance(first, Totals) and isinstance(second, Totals)
+        assert isinstance(first, Totals)
+        assert isinstance(second, Totals)
         gain = newcombe_unpaired(first.correct, first.n, second.correct, second.n)
         p = min(1.0, a.variants * unpaired_p(first.correct, first.n, second.correct, second.n))
         return Comparison(a.name, b.name, measure, None, None, p, p, gain, False)
@@ -163,7 +164,9 @@ def harm(table: OutcomeTable, arm: str, base: str) -> Estimate | None:
     both = ~np.isnan(here.correct) & ~np.isnan(there.correct)
     if not both.any():
         return None
-    broken = (there.outcome == CORRECT) & (here.outcome != CORRECT) | (there.outcome == REFUSED) & (here.outcome == WRONG)
+    broken = (there.outcome == CORRECT) & (here.outcome != CORRECT) | (there.outcome == REFUSED) & (
+        here.outcome == WRONG
+    )
     return share(broken[both].astype(float), _clusters(table, both))
 
 
@@ -213,13 +216,20 @@ def _draw_rates(values: Floats, block: int, table: OutcomeTable, rng: np.random.
     if table.clusters is not None:
         sums = _by_cluster(sums, table.clusters)
         weights = np.ones(len(sums))
+    real = len(sums)
     sums = np.concatenate([sums, _imagined(columns, blocks)])
-    weights = np.concatenate([weights, np.full(len(sums) - len(weights), PRIOR_ITEMS)])
+    weights = np.concatenate([weights, np.full(len(sums) - real, PRIOR_ITEMS)])
     out = np.empty((draws, sums.shape[1]))
     step = max(1, 4_000_000 // len(sums))
     for start in range(0, draws, step):
         stop = min(draws, start + step)
-        out[start:stop] = rng.standard_gamma(weights, size=(stop - start, len(weights))) @ sums
+        size = (stop - start, len(weights))
+        # gamma(1) is the exponential, which numpy draws several times faster.
+        alike = bool((weights[:real] == 1).all())
+        drawn = rng.standard_exponential(size) if alike else rng.standard_gamma(weights, size)
+        if alike:
+            drawn[:, real:] = rng.standard_gamma(weights[real:], (stop - start, len(weights) - real))
+        out[start:stop] = drawn @ sums
     gains = out[:, :columns] / out[:, columns : 2 * columns]
     base_rates = out[:, 2 * columns : 2 * columns + blocks] / out[:, 2 * columns + blocks :]
     gains[:, ::block] = 0.0
@@ -241,7 +251,9 @@ def _imagined(columns: int, blocks: int) -> Floats:
 
 def _patterns(values: Floats) -> tuple[Floats, Floats]:
     codes = np.where(np.isnan(values), 2, values).astype(np.int8)
-    unique, counts = np.unique(np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))), return_counts=True)
+    unique, counts = np.unique(
+        np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))), return_counts=True
+    )
     rows = unique.view(np.int8).reshape(-1, codes.shape[1])
     return np.where(rows == 2, np.nan, rows.astype(float)), counts.astype(float)
 

@@ -25,7 +25,9 @@ CAUSES = {
 }
 
 
-def ledger(rows: Sequence[Row], by_item: Mapping[str, Cells], covered: Mapping[str, bool] | None) -> list[dict[str, Any]]:
+def ledger(
+    rows: Sequence[Row], by_item: Mapping[str, Cells], covered: Mapping[str, bool] | None
+) -> list[dict[str, Any]]:
     """A row for every item that the base model does not get right.
 
     Args:
@@ -66,4 +68,6 @@ def _cause(cells: Cells, covered: bool | None) -> str:
         return "both_needed"
     if covered is False:
         return "not_in_corpus"
-    return "context_ignored" if any(family(arm) in ("oracle", "retrieved") for arm in cells) and covered else "unfixable"
+    return (
+        "context_ignored" if any(family(arm) in ("oracle", "retrieved") for arm in cells) and covered else "unfixable"
+    )

@@ -113,7 +113,9 @@ class OutcomeTable:
             whole = round(right)
             return Counts(n, whole, max(0, n - whole - refused), refused, error, right)
         data = self.arms[arm]
-        correct, wrong, refused, error, scored = (int((data.outcome == code).sum()) for code in range(CORRECT, SCORED + 1))
+        correct, wrong, refused, error, scored = (
+            int((data.outcome == code).sum()) for code in range(CORRECT, SCORED + 1)
+        )
         total = float(np.nansum(data.correct))
         if scored:
             return Counts(correct + wrong + refused + scored, None, None, refused, error, total)
@@ -132,10 +134,14 @@ class OutcomeTable:
             DataError: names the arm, the field and the value that cannot be.
         """
         if not isinstance(document, dict) or not isinstance(document.get("arms"), dict):
-            raise DataError('totals are one JSON object {"metric": "accuracy", "arms": {"closed": {"n": .., "correct": ..}}}', path)
+            raise DataError(
+                'totals are one JSON object {"metric": "accuracy", "arms": {"closed": {"n": .., "correct": ..}}}', path
+            )
         if not document["arms"]:
             raise DataError('"arms" is empty; give at least the arm "closed"', path)
-        totals = {_name(name, "arm", path, None): _read_totals(name, value, path) for name, value in document["arms"].items()}
+        totals = {
+            _name(name, "arm", path, None): _read_totals(name, value, path) for name, value in document["arms"].items()
+        }
         return cls((), {}, totals, None, False, str(document.get("metric", "accuracy")), False)
 
 
@@ -202,7 +208,9 @@ def _read_row(value: Any, source: str, line: int) -> OutcomeRow:
         raise DataError(f'"outcome" is {_short(outcome)}; it must be one of {", ".join(OUTCOMES)}', source, line)
     score = _number(value, "score", source, line, highest=1.0)
     if outcome is None and score is None:
-        raise DataError(f'"outcome" is missing in {_short(value)}; give one of {", ".join(OUTCOMES)} or a "score"', source, line)
+        raise DataError(
+            f'"outcome" is missing in {_short(value)}; give one of {", ".join(OUTCOMES)} or a "score"', source, line
+        )
     cluster = value.get("cluster")
     return OutcomeRow(
         item=_name(value["item"], "item", source, line),
@@ -241,7 +249,8 @@ def _read_totals(name: str, value: Any, path: Path | str | None) -> Totals:
     correct = given if given is not None else (score or 0.0) * counted
     if correct + refused + (wrong or 0) > counted + 1e-9:
         raise DataError(
-            f"{where}: correct {correct:g} + wrong {wrong or 0} + refused {refused} is more than the {counted} items scored", path
+            f"{where}: correct {correct:g} + wrong {wrong or 0} + refused {refused} is more than the {counted} items scored",
+            path,
         )
     if given is not None and score is not None and counted and abs(given / counted - score) > 0.006:
         raise DataError(f"{where}: correct / n = {given / counted:.3f}, but score = {score:g}; give one of them", path)
@@ -253,7 +262,9 @@ def _assemble(rows: Sequence[OutcomeRow], path: str | None, lines: Sequence[int]
         raise DataError("no outcome rows", path)
     items = sorted({row.item for row in rows})
     position = {item: index for index, item in enumerate(items)}
-    arms: dict[str, list[OutcomeRow | None]] = {arm: [None] * len(items) for arm in sorted({r.arm for r in rows}, key=in_order)}
+    arms: dict[str, list[OutcomeRow | None]] = {
+        arm: [None] * len(items) for arm in sorted({r.arm for r in rows}, key=in_order)
+    }
     clusters: dict[str, str] = {}
     for index, row in enumerate(rows):
         line = None if lines is None else lines[index]
@@ -262,7 +273,9 @@ def _assemble(rows: Sequence[OutcomeRow], path: str | None, lines: Sequence[int]
             raise DataError(f"item {row.item!r} stands twice in arm {row.arm!r}; keep one row of the two", path, line)
         column[place] = row
         if row.cluster is not None and clusters.setdefault(row.item, row.cluster) != row.cluster:
-            raise DataError(f"item {row.item!r} is in cluster {row.cluster!r} and in {clusters[row.item]!r}", path, line)
+            raise DataError(
+                f"item {row.item!r} is in cluster {row.cluster!r} and in {clusters[row.item]!r}", path, line
+            )
     graded = _is_graded(rows)
     return OutcomeTable(
         tuple(items),
@@ -329,7 +342,12 @@ def _name(value: Any, key: str, path: Path | str | None, line: int | None) -> st
 
 
 def _number(
-    row: Mapping[str, Any], key: str, path: Path | str | None, line: int | None, highest: float = math.inf, where: str = ""
+    row: Mapping[str, Any],
+    key: str,
+    path: Path | str | None,
+    line: int | None,
+    highest: float = math.inf,
+    where: str = "",
 ) -> float | None:
     value = row.get(key)
     if value is None:
@@ -344,9 +362,7 @@ def _number(
     return float(value)
 
 
-def _whole(
-    row: Mapping[str, Any], key: str, path: Path | str | None, line: int | None, where: str = ""
-) -> int | None:
+def _whole(row: Mapping[str, Any], key: str, path: Path | str | None, line: int | None, where: str = "") -> int | None:
     value = _number(row, key, path, line, where=where)
     if value is not None and value != int(value):
         raise DataError(f'{where + ": " if where else ""}"{key}" must be a whole number, got {value:g}', path, line)

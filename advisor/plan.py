@@ -100,10 +100,16 @@ def _missing(arm: str, means: Means) -> Absent | None:
     needs_training = kind in ("few_shot", "oracle_few_shot", "tune", "tune_retrieved")
     least = MIN_TUNE_ROWS if kind.startswith("tune") else int(arm.partition(":")[2] or FEW_SHOT_K[0])
     if needs_training and means.train_rows < least:
-        have = "there are no training rows" if means.train_rows == 0 else f"there are only {means.train_rows} training rows"
+        have = (
+            "there are no training rows"
+            if means.train_rows == 0
+            else f"there are only {means.train_rows} training rows"
+        )
         return Absent(arm, f"{have}, it needs {least}", "training rows (--train FILE)")
     if arm == "tune:head" and not means.labels:
         return Absent(arm, "the training outputs are not a closed label set", "")
     if kind.startswith("tune") and arm != "tune:head" and not means.local_base:
-        return Absent(arm, "the base model is remote, its weights are not here to tune", "a local base model (--base-model)")
+        return Absent(
+            arm, "the base model is remote, its weights are not here to tune", "a local base model (--base-model)"
+        )
     return None

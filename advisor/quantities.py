@@ -23,7 +23,9 @@ def quantities(table: OutcomeTable, sides: Mapping[str, Side], draws: Draws, rou
         "F": form_gap(table, closed),
         "D": _gain(table, sides, arms.FEW_SHOT, [arms.PROMPT if arms.PROMPT in sides else arms.CLOSED]),
         "L": _gain(table, sides, arms.TUNE, prompting(sides)),
-        "B": _gain(table, sides, both_family(sides), singles(sides)) if len(singles(sides)) > len(prompting(sides)) else None,
+        "B": _gain(table, sides, both_family(sides), singles(sides))
+        if len(singles(sides)) > len(prompting(sides))
+        else None,
         "X": _residual(table, sides),
         "H": None if route_arm is None else harm(table, route_arm, closed.ship),
     }
@@ -55,23 +57,25 @@ def singles(sides: Mapping[str, Side]) -> list[str]:
     return prompting(sides) + passages(sides) + [f for f in (arms.TUNE,) if f in sides]
 
 
-def best_of(table: OutcomeTable, sides: Mapping[str, Side], families: Sequence[str]) -> str:
+def best_of(sides: Mapping[str, Side], families: Sequence[str]) -> str:
     """The family with the highest rate, by its gain over `closed` on shared items; the first of equals."""
     closed = sides[arms.CLOSED]
 
     def height(family: str) -> float:
-        found = compare_rate(table, sides[family], closed)
+        found = compare_rate(sides[family], closed)
         return -2.0 if found is None else found
 
     return max(families, key=height)
 
 
-def compare_rate(table: OutcomeTable, a: Side, b: Side) -> float | None:
-    """Mean gain of `a` over `b` without its interval."""
-    if isinstance(a.correct, Totals) or isinstance(b.correct, Totals):
-        assert isinstance(a.correct, Totals) and isinstance(b.correct, Totals)
-        return a.correct.correct / a.correct.n - b.correct.correct / b.correct.n
-    difference = a.correct - b.correct
+def compare_rate(a: Side, b: Side, measure: Measure = "correct") -> float | None:
+    """Mean gain of `a` over `b` on shared items, without its interval; None when they share none."""
+    first, second = a.measure(measure), b.measure(measure)
+    if isinstance(first, Totals) or isinstance(second, Totals):
+        assert isinstance(first, Totals)
+        assert isinstance(second, Totals)
+        return first.correct / first.n - second.correct / second.n
+    difference = first - second
     difference = difference[~np.isnan(difference)]
     return float(difference.mean()) if difference.size else None
 
@@ -111,7 +115,7 @@ def _gain(
 ) -> Estimate | None:
     if family is None or family not in sides:
         return None
-    found = compare(table, sides[family], sides[best_of(table, sides, rivals)], measure)
+    found = compare(table, sides[family], sides[best_of(sides, rivals)], measure)
     return None if found is None else found.gain
 
 

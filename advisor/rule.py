@@ -47,7 +47,7 @@ class DecisionSettings:
     """The smallest gain worth money, as a share of items (or on the score's scale)."""
     target: float = 0.90
     """The rate that is good enough."""
-    constraints: Constraints = Constraints()
+    constraints: Constraints = field(default_factory=Constraints)
     alpha: float = 0.05
     """Chance of a false gain, over all arms together."""
     harm_allowed: float = 0.10

@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS: dict[str, Entry] = {
-    "demo": Entry("core.commands.demo", "Run the whole loop on the shipped examples."),
+    "demo": Entry("advisor.commands.demo", "Run the whole loop on the shipped examples."),
     "advise": Entry("advisor.commands.advise", "Measure which remedy a use case needs, and say why."),
     "decide": Entry("advisor.commands.decide", "Verdict from a ready outcome table; needs no model."),
     "estimate": Entry("advisor.commands.estimate", "Memory, time, data and money of a remedy."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -11,6 +11,7 @@ from core.errors import ArtifactError
 from core.files import read_json, write_json
 
 Route = Literal["base", "prompt", "few-shot", "rag", "tune", "rag+tune", "none", "undecided"]
+ROUTES: tuple[Route, ...] = get_args(Route)
 Method = Literal["lora", "head"]
 
 

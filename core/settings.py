@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from core.errors import ConfigError
+from core.errors import ConfigError, UnknownName
 
 DEFAULT_BASE_MODEL = "smollm2-135m-instruct"
 DEFAULT_EMBEDDING_MODEL = "all-minilm-l6-v2"
@@ -34,6 +34,25 @@ class Constraints(BaseModel):
     """Most milliseconds at p95."""
     usd_per_1k: float | None = Field(default=None, ge=0)
     """Most US dollars per 1,000 queries."""
+
+
+def parse_constraints(given: Sequence[str]) -> Constraints:
+    """Constraints from flags of the form NAME or NAME=VALUE.
+
+    Raises:
+        ConfigError: an unknown name (near names listed), or a value that does not fit.
+    """
+    values: dict[str, str] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in Constraints.model_fields:
+            raise UnknownName("constraint", name, Constraints.model_fields)
+        values[name] = value or "true"
+    try:
+        return Constraints.model_validate(values)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        raise ConfigError(f"constraint {first['loc'][0]} = {first['input']!r}: {first['msg']}") from exc
 
 
 def _paths(value: object) -> object:

@@ -160,9 +160,7 @@ def paired_bootstrap(
     return Estimate(mean, max(-1.0, mean - float(above) * error), min(1.0, mean - float(below) * error), n)
 
 
-def paired_p(
-    a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, draws: int = 9999, seed: int = 0
-) -> float:
+def paired_p(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, draws: int = 9999, seed: int = 0) -> float:
     """Two-sided p of a sign-flip test on the cluster sums of `a - b` (graded scores).
 
     Monte Carlo up to 1,000 clusters, the normal limit beyond.
@@ -180,9 +178,7 @@ def paired_p(
     return float((extreme + 1) / (draws + 1))
 
 
-def newcombe_unpaired(
-    successes_a: float, n_a: int, successes_b: float, n_b: int, level: float = 0.95
-) -> Estimate:
+def newcombe_unpaired(successes_a: float, n_a: int, successes_b: float, n_b: int, level: float = 0.95) -> Estimate:
     """Difference of two independent shares with Newcombe's hybrid score interval (1998, method 10).
 
     `n` of the result is the smaller of the two.
@@ -227,7 +223,9 @@ def mcnemar_power(n: int, gain: float, loss_rate: float = 0.05, alpha: float = 0
     discordant = np.arange(n + 1)
     fewest = _fewest_gained(n, alpha)
     log_choose = gammaln(n + 1) - gammaln(discordant + 1) - gammaln(n - discordant + 1)
-    weight = np.exp(log_choose + _times_log(discordant, discordant_rate) + _times_log(n - discordant, 1 - discordant_rate))
+    weight = np.exp(
+        log_choose + _times_log(discordant, discordant_rate) + _times_log(n - discordant, 1 - discordant_rate)
+    )
     reject = bdtrc(fewest - 1.0, discordant, (gain + loss_rate) / discordant_rate)
     return float((weight * np.where(fewest <= discordant, reject, 0.0)).sum())
 
@@ -315,7 +313,7 @@ def _cluster_sums(values: Floats, clusters: NDArray[Any] | None) -> _Sums:
     if clusters is None:
         return _Sums(values, np.ones_like(values))
     _, codes = np.unique(clusters, return_inverse=True)
-    return _Sums(np.bincount(codes, weights=values), np.bincount(codes).astype(float))
+    return _Sums(np.asarray(np.bincount(codes, weights=values), float), np.bincount(codes).astype(float))
 
 
 def _ratio_error(sums: Floats, sizes: Floats) -> float:

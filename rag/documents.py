@@ -104,7 +104,7 @@ def find_files(paths: Sequence[Path]) -> Search:
     left: list[Left] = []
     failed: list[Left] = []
     for path in paths:
-        for root in _expanded(path):
+        for root in expanded(path):
             for item in _under(root, failed):
                 if isinstance(item, Left):
                     left.append(item)
@@ -123,12 +123,17 @@ def _known() -> str:
     return "html, pdf, md, rst, txt, docx, csv, json, jsonl or source code"
 
 
-def _expanded(path: Path) -> list[Path]:
+def expanded(path: Path) -> list[Path]:
+    """The files and folders that `path`, or the glob pattern it is, stands for.
+
+    Raises:
+        DataError: none.
+    """
     if path.exists():
         return [path]
     text = str(path)
     if has_magic(text):
-        matches = sorted(Path(match) for match in glob(text, recursive=True))
+        matches = sorted(Path(match) for match in glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
         if not matches:
             raise DataError("no file matches this pattern", path)
         return matches

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from rag.origin import (
     save_origin,
     tunefork_version,
 )
-from rag.passages import Entry, Passages, PassageRow, PassageWriter, passage_row
+from rag.passages import Entry, PassageRow, Passages, PassageWriter, passage_row
 from rag.readers import VERSION as READER_VERSION
 from rag.readers import format_of, read_file
 from rag.readers.contained import Parser
@@ -174,10 +175,12 @@ class _Before:
             bool(record.failed) == bool(self.files[record.id].failed) for record in records
         )
 
-    def rows_of_file(self, file_id: str) -> Iterator[tuple[Entry, list[PassageRow]]]:
+    @cached_property
+    def entries_by_file(self) -> dict[str, list[Entry]]:
+        grouped: dict[str, list[Entry]] = {}
         for entry in self.passages.entries:
-            if entry.file == file_id:
-                yield entry, self.passages.rows_of(entry)
+            grouped.setdefault(entry.file, []).append(entry)
+        return grouped
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,7 @@ def _build(
 ) -> _Built:
     chunking = Chunking(max_tokens=encoder.max_tokens)
     journal = _journal_root(folder) / encoder.fingerprint
+    # The stack closes first: Chroma lets go of its files before the folder is renamed.
     with folder.index.build() as staging, ExitStack() as stack:
         from rag.nodes import pipeline, text_node
         from rag.store import create_store
@@ -244,7 +248,9 @@ def _build(
         texts = _Texts(encoder, chunking, before, parser)
         window: list[Any] = []
         empty = 0
-        with progress("ingest", sum(one.record.documents for one in plan if not one.record.failed), "documents") as tick:
+        with progress(
+            "ingest", sum(one.record.documents for one in plan if not one.record.failed), "documents"
+        ) as tick:
             for entry, rows in texts.of(plan):
                 empty += not rows
                 window.extend(text_node(entry, row, writer.rows + i) for i, row in enumerate(rows))
@@ -280,8 +286,6 @@ def _build(
         )
         write_json(staging / "files.json", [record.model_dump(mode="json") for record in texts.records])
         save_origin(staging, origin)
-        # Chroma lets go of its files before the folder is renamed.
-        stack.close()
     version = folder.index.newest()
     assert version is not None
     return _Built(version, origin, texts.records, embed.computed, embed.reused)
@@ -318,9 +322,10 @@ class _Texts:
 
     def _file(self, one: _Planned) -> Iterator[tuple[Entry, list[PassageRow]]]:
         if one.known and self.before is not None:
-            pairs = list(self.before.rows_of_file(one.found.id))
-            self._claim([entry.id for entry, _ in pairs], one.found)
-            yield from pairs
+            entries = self.before.entries_by_file.get(one.found.id, [])
+            self._claim([entry.id for entry in entries], one.found)
+            for entry in entries:
+                yield entry, self.before.passages.rows_of(entry)
             return
         if one.ids is not None:
             self._claim(one.ids, one.found)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict
@@ -88,6 +89,8 @@ class PassageWriter:
         self.documents = 0
 
     def add(self, entry: Entry, rows: Sequence[PassageRow]) -> None:
+        """Append a document; its rows are numbered on from those there are."""
+        entry = replace(entry, first=self.rows)
         for row in rows:
             self._passages.write(_line(row))
         value = {name: getattr(entry, name) for name in Entry.__slots__}
@@ -96,8 +99,12 @@ class PassageWriter:
         self.documents += 1
 
     def close(self) -> None:
-        self._passages.close()
-        self._documents.close()
+        """Both files are on the disk when this returns."""
+        for file in (self._passages, self._documents):
+            if not file.closed:
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
 
     def __enter__(self) -> PassageWriter:
         return self

@@ -31,7 +31,7 @@ class VectorWriter:
 
     def __init__(self, folder: Path, dimensions: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        rows = _rows(folder, dimensions)
+        self.rows = rows = _rows(folder, dimensions)
         self._keys = (folder / "keys").open("ab")
         self._vectors = (folder / "vectors").open("ab")
         self._keys.truncate(rows * KEY_BYTES)
@@ -44,6 +44,7 @@ class VectorWriter:
         for file in (self._vectors, self._keys):
             file.flush()
             os.fsync(file.fileno())
+        self.rows += len(keys)
 
     def close(self) -> None:
         self._keys.close()

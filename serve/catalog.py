@@ -71,7 +71,12 @@ class Served:
 @dataclass(frozen=True)
 class _Live:
     served: Held[Served]
+    use_case: str | None
     stamp: Stamp
+
+
+class _Moved(Exception):
+    """Another version came into force between looking and opening."""
 
 
 class Catalog:
@@ -109,11 +114,15 @@ class Catalog:
         return entries
 
     def entry(self, name: str) -> Entry:
-        """Raises UnknownModel, with near names."""
+        """Raises UnknownModel, with near names; TuneforkError when what stands behind the name is damaged."""
         entries = self.entries()
         found = next((e for e in entries if e.name == name), None)
         if found is None:
-            self._retire(name)
+            use_case = name.partition(":")[0]
+            if use_case in self.workspace.names():
+                self._of_use_case(self.workspace.use_case(use_case))  # raises, when that is why it is not listed
+            known = {e.name for e in entries}
+            self._retire(lambda _, name: name not in known)
             raise UnknownModel(name, [e.name for e in entries])
         return found
 
@@ -134,35 +143,39 @@ class Catalog:
     def close(self) -> None:
         """Let go of everything. Twice is harmless."""
         self._closed.set()
-        for name in list(self._live):
-            self._retire(name)
+        self._retire(lambda _live, _name: True)
         for engine in list(self._bases.values()):
             engine.close()
         self._bases.clear()
 
     def _hold(self, name: str) -> Held[Served]:
         entry = self.entry(name)
-        with self._locks[name]:
+        with self._locks[entry.use_case or f":{name}"]:
             if self._closed.is_set():
                 raise EngineUnavailable("the server is stopping")
-            stamp = () if entry.use_case is None else _stamp(self.workspace.use_case(entry.use_case))
-            live = self._live.get(name)
+            live, stamp = self._live.get(name), self._stamp(entry)
             if live is None or live.stamp != stamp:
-                fresh = _Live(self._make(entry), stamp)
-                self._live[name] = fresh
-                if live is not None:
-                    log.info("%s was renewed", name)
-                    live.served.release()
-                live = fresh
+                if entry.use_case is not None:
+                    # The other variants' old compositions too: they would keep an old index open until somebody asks.
+                    self._retire(lambda old, _: old.use_case == entry.use_case and old.stamp != stamp)
+                live = self._live[name] = _Live(self._make(entry), entry.use_case, stamp)
             retained = live.served.retain()
             assert retained, "the catalog holds every live composition itself"
             return live.served
 
-    def _retire(self, name: str) -> None:
-        with self._locks[name]:
-            live = self._live.pop(name, None)
-            if live is not None:
-                live.served.release()
+    def _stamp(self, entry: Entry) -> Stamp:
+        return () if entry.use_case is None else _stamp(self.workspace.use_case(entry.use_case))
+
+    def _retire(self, doomed: Callable[[_Live, str], bool]) -> None:
+        """Let go of the compositions for which `doomed(live, name)`; answers in progress keep theirs to their end."""
+        for name, live in list(self._live.items()):
+            # Asked before locking: nobody may wait for another use case's lock while holding one.
+            if not doomed(live, name):
+                continue
+            with self._locks[live.use_case or f":{name}"]:
+                if self._live.get(name) is live:
+                    del self._live[name]
+                    live.served.release()
 
     def _make(self, entry: Entry) -> Held[Served]:
         if entry.use_case is None:
@@ -172,9 +185,12 @@ class Catalog:
         folder = self.workspace.use_case(entry.use_case)
         remedy = self._remedy(folder)
         what = plan(remedy, entry.variant, folder.index, folder.adapters)
-        parts = _Parts(self, folder, remedy)
+        parts = _Parts(self.workspace, folder, self._base, self._retrievers)
         try:
             engine = compose(what, parts)
+        except _Moved:
+            parts.close()
+            return self._make(entry)
         except BaseException:
             parts.close()
             raise
@@ -234,34 +250,39 @@ class Catalog:
 class _Parts:
     """Opens the parts of one composition, and remembers which of them to close."""
 
-    def __init__(self, catalog: Catalog, folder: UseCaseFolder, remedy: Remedy) -> None:
-        self._catalog = catalog
+    def __init__(self, workspace: Workspace, folder: UseCaseFolder, base: OpenBase, retrievers: Pool[Any]) -> None:
+        self._workspace = workspace
         self._folder = folder
-        self._remedy = remedy
+        self._base = base
+        self._retrievers = retrievers
         self._closers: list[Callable[[], None]] = []
 
     def base(self, model: str) -> Engine:
-        return self._catalog._base(model)
+        return self._base(model)
 
     def grounded(self, engine: Engine, index: Path, top_k: int) -> Engine:
         from rag.engine import RagEngine
+        from rag.origin import load_origin
         from rag.retrieve import open_retriever
 
-        workspace = self._catalog.workspace
-        settings = self._folder.settings().model_copy(update={"embedding_model": self._remedy.embedding_model})
+        # The index knows its embedding model; the declaration may name another one by now, for the next ingest.
+        settings = self._folder.settings().model_copy(update={"embedding_model": load_origin(index).embedding_model})
 
         def open_() -> tuple[Any, Callable[[], None]]:
-            retriever = open_retriever(self._folder, settings, workspace)
+            retriever = open_retriever(self._folder, settings, self._workspace)
+            if retriever.version != index.name:
+                retriever.close()
+                raise _Moved
             return retriever, retriever.close
 
-        held = self._catalog._retrievers.hold(index, open_)
+        held = self._retrievers.hold(index, open_)
         self._closers.append(held.release)
         return RagEngine(engine, held.value, top_k)
 
     def head(self, adapter: Path) -> Engine:
         from tuning.head_engine import HeadEngine
 
-        engine = HeadEngine(adapter, self._catalog.workspace)
+        engine = HeadEngine(adapter, self._workspace)
         self._closers.append(engine.close)
         return engine
 

@@ -69,7 +69,7 @@ async def create_chat_completion(request: Request, body: ChatRequest) -> Respons
         return JSONResponse(await _unless_gone(request, _whole(head, first, pieces)))
     except ClientGone:
         return Response(status_code=499)
-    except Exception as exc:  # noqa: BLE001 - turned into the envelope; the request's model makes it clearer
+    except Exception as exc:
         raise as_api_error(exc, body.model) from exc
     finally:
         if not handed_over:

@@ -53,17 +53,18 @@ def plan(remedy: Remedy, variant: Variant, index: Versions, adapters: Versions) 
     Raises:
         ArtifactError: a version that it needs is gone.
     """
-    words = {"base_model": remedy.base_model, "instruction": remedy.instruction}
     if variant == "base":
-        return Plan(**words)
+        return Plan(remedy.base_model, remedy.instruction)
     route = remedy.route if variant == "" else variant
     adapter = _version(adapters, remedy.adapter_version if variant == "" else None) if "tune" in route else None
     head = adapter is not None and _method(adapter) == "head"
-    folder = _version(index, remedy.index_version if variant == "" else None) if "rag" in route else None
+    # Documents are served as last ingested, whatever the remedy was built on: they may change without a new verdict.
+    folder = _version(index, None) if "rag" in route else None
     shaped = route in ("prompt", "few-shot", "rag")
     few_shot = route == "few-shot"
     return Plan(
-        **words,
+        remedy.base_model,
+        remedy.instruction,
         answer_format=remedy.answer_format if shaped else "",
         demonstrations=tuple(Demonstration(i, o) for i, o in remedy.demonstrations) if few_shot else (),
         adapter=adapter,

@@ -206,7 +206,7 @@ def _param(loc: Sequence[int | str]) -> str:
     return text
 
 
-_UNION_MEMBERS = frozenset({"system", "user", "assistant"})
+_UNION_MEMBERS = frozenset({"system", "developer", "user", "assistant"})
 """Parts of pydantic's location that name a member of a union rather than a field."""
 
 

@@ -29,7 +29,8 @@ class RequestId:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         started = False
@@ -65,12 +66,14 @@ class ApiKeys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not self._keys or not scope["path"].startswith("/v1"):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         # Every key is compared, in constant time: how long it takes tells nothing.
         matches = [secrets.compare_digest(given.strip().encode(), key) for key in self._keys]
         if scheme.lower() == "bearer" and any(matches):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         text = "incorrect API key" if given else "no API key; send 'Authorization: Bearer KEY'"
         error = ApiError(401, text, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         await error.response()(scope, receive, send)
@@ -85,7 +88,8 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdigit() and int(announced) > self._limit:
             await self._too_large().response()(scope, receive, send)

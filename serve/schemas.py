@@ -14,9 +14,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     WithJsonSchema,
     model_validator,
 )
@@ -26,8 +24,10 @@ MAX_CHOICES = 16
 MAX_MESSAGES = 2048
 
 UNSUPPORTED = frozenset(
-    "audio function_call functions modalities moderation parallel_tool_calls prediction reasoning_effort tool_choice"
-    " tools top_logprobs verbosity web_search_options".split()
+    (
+        *("audio", "function_call", "functions", "modalities", "moderation", "parallel_tool_calls", "prediction"),
+        *("reasoning_effort", "tool_choice", "tools", "top_logprobs", "verbosity", "web_search_options"),
+    )
 )
 """Fields of OpenAI's chat completions that this server cannot honour, and so refuses by name."""
 
@@ -126,25 +126,23 @@ class AssistantMessage(Strict):
     sources: list[Any] | None = None
 
 
-def _role(value: Any) -> str:
-    """Which message model is meant; the refusal of other roles is written here, to be clear."""
-    role = value.get("role") if isinstance(value, Mapping) else getattr(value, "role", None)
-    if role in ("system", "developer", "user", "assistant"):
-        return "system" if role == "developer" else str(role)
-    if isinstance(role, str):
+def _with_known_role(message: Any) -> Any:
+    """Says which roles there are; pydantic's own words for a wrong tag are about unions."""
+    role = message.get("role") if isinstance(message, Mapping) else None
+    if not isinstance(role, str):
+        raise PydanticCustomError("value_error", "must be an object with a 'role' and a 'content'")
+    if role not in ("system", "developer", "user", "assistant"):
         raise PydanticCustomError(
             "unsupported_value",
             "has the role '{role}'; supported: system, developer, user, assistant",
             {"role": role[:40]},
         )
-    raise PydanticCustomError("value_error", "must be an object with a 'role' and a 'content'")
+    return message
 
 
 ChatMessage = Annotated[
-    Annotated[SystemMessage, Tag("system")]
-    | Annotated[UserMessage, Tag("user")]
-    | Annotated[AssistantMessage, Tag("assistant")],
-    Discriminator(_role),
+    Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")],
+    BeforeValidator(_with_known_role),
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import ipaddress
 import signal
@@ -119,7 +118,7 @@ def run_server(
 
     with _stopped_by_signals(server):
         threading.Thread(target=warm, name="tunefork-warm", daemon=True).start()
-        asyncio.run(server.serve(sockets=[listener]), loop_factory=config.get_loop_factory())
+        server.run(sockets=[listener])
     catalog.close()
     if failed:
         raise failed[0]
@@ -144,7 +143,7 @@ class _Server(uvicorn.Server):
     """uvicorn, but for its signal handlers: those end the process by the signal, where we exit 0."""
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         yield
 
 

@@ -87,8 +87,8 @@ def final_number(text: str) -> Number | None:
     return None
 
 
-def numeric(tolerance: str = "") -> tuple[str, Value]:
-    """The rule in words and the value function of `numeric[:TOLERANCE]`; 0.01 is absolute, 1% relative to the gold.
+def numeric(tolerance: str = "") -> Value:
+    """Value function of `numeric[:TOLERANCE]`; 0.01 is absolute, 1% relative to the gold.
 
     Raises:
         ConfigError: the tolerance is not such a number.
@@ -110,8 +110,7 @@ def numeric(tolerance: str = "") -> tuple[str, Value]:
         golds = [gold for gold in map(final_number, row.answers) if gold is not None]
         return float(any(_same(found, gold, relative, absolute) for gold in golds))
 
-    rule = "the answer's final number is the gold number" + (f", within {tolerance}" if tolerance else "")
-    return rule, value
+    return value
 
 
 def _same(found: Number, gold: Number, relative: float, absolute: float) -> bool:

@@ -46,7 +46,8 @@ class Parser:
             DataError: the reader refused the file, took too long, or died of it.
         """
         child = self._child if self._child is not None and self._child.poll() is None else self._start()
-        assert child.stdin is not None and child.stdout is not None
+        assert child.stdin is not None
+        assert child.stdout is not None
         request = json.dumps({"kind": kind, "path": str(path), "id": id}).encode()
         try:
             child.stdin.write(len(request).to_bytes(8, "big") + request)

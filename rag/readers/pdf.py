@@ -47,7 +47,11 @@ def read(path: Path, id: str) -> Document:
         raise
     except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError) as exc:
         # pypdf meets garbled files with whatever error the garbage leads to.
-        raise DataError(f"is a damaged PDF ({type(exc).__name__}: {str(exc).splitlines()[0] if str(exc) else ''})", path) from exc
+        raise DataError(
+            f"is a damaged PDF ({type(exc).__name__}: {str(exc).splitlines()[0] if str(exc) else ''})", path
+        ) from exc
     if outline.empty:
-        raise DataError(f"has no text layer on its {pages} page{'s' * (pages != 1)} (a scan? run OCR on it first)", path)
+        raise DataError(
+            f"has no text layer on its {pages} page{'s' * (pages != 1)} (a scan? run OCR on it first)", path
+        )
     return outline.document(id, str(title), {"pages": pages})

@@ -49,10 +49,10 @@ def _heading(lines: list[str], i: int) -> tuple[str, str, int]:
         if name and under == line and len(line) >= len(name) and not _RULE.match(name):
             return name, line[0] * 2, 3
     blank_above = i == 0 or not lines[i - 1].strip()
-    if line and not line[0].isspace() and blank_above and _RULE.match(below) and not _RULE.match(line):
-        # Underlines match the heading's length, give or take what authors are careless about; a table's rule does not.
-        if abs(len(below) - len(line)) <= 2 or (len(below) >= len(line) and below[0] in "=-~"):
-            return line, below[0], 2
+    underlined = line and not line[0].isspace() and blank_above and _RULE.match(below) and not _RULE.match(line)
+    # Underlines match the heading's length, give or take what authors are careless about; a table's rule does not.
+    if underlined and (abs(len(below) - len(line)) <= 2 or (len(below) >= len(line) and below[0] in "=-~")):
+        return line, below[0], 2
     match = _ASCIIDOC.match(line)
     if match and blank_above:
         return match[2], f"={len(match[1])}", 1

@@ -1,0 +1,86 @@
+"""`tunefork advise`: measure, decide, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from core.settings import Constraints, parse_constraints
+from core.workspace import open_workspace
+
+
+@click.command(name="advise")
+@click.argument("name", metavar="NAME|use_case.toml")
+@click.option("--eval", "eval_", type=click.Path(path_type=Path), help="Rows to measure on.")
+@click.option("--docs", multiple=True, type=click.Path(path_type=Path), help="File or folder of documents; repeatable.")
+@click.option("--train", type=click.Path(path_type=Path), help="Rows to learn from.")
+@click.option("--base-model", metavar="M", help="A starter, a hub id, a folder, or MODEL@URL (OpenAI-compatible).")
+@click.option("--embedding-model", metavar="M", help="Sentence encoder for retrieval and heads.")
+@click.option("--instruction", metavar="TEXT", help="System prompt of the use case, the same in every arm.")
+@click.option("--scorer", metavar="S", help="How answers are scored; inferred when absent (docs/scorers.md).")
+@click.option("--max-tokens", type=int, help="Longest answer.")
+@click.option("--delta", type=float, help="Smallest gain worth money, as a share (default 0.05).")
+@click.option("--target", type=float, help="Rate that is good enough (default 0.90).")
+@click.option("--top-k", type=int, help="Passages put in front of the model (default 4).")
+@click.option("--seed", type=int, help="Seed of every draw (default 0).")
+@click.option("--constraint", "constraints", multiple=True, metavar="C[=V]", help="Hard constraint; repeatable.")
+@click.option("--arms", metavar="A,B", help="Only these arms or families (closed is always run).")
+@click.option("--engine", default="auto", metavar="E", help="transformers, vllm or a URL (default: auto).")
+@click.option("--input-usd-per-1m", type=float, default=0.0, help="Price of a remote model's input tokens.")
+@click.option("--output-usd-per-1m", type=float, default=0.0, help="Price of a remote model's output tokens.")
+@click.option("--machine-usd-per-hour", type=float, default=0.10, show_default=True, help="Price of this machine.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be run, and its calls, tokens, time and money; run nothing."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as one JSON document.")
+def command(
+    name: str,
+    eval_: Path | None,
+    arms: str | None,
+    engine: str,
+    constraints: tuple[str, ...],
+    input_usd_per_1m: float,
+    output_usd_per_1m: float,
+    machine_usd_per_hour: float,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Measure which remedy the use case NAME needs: retrieval, tuning, both, or neither.
+
+    NAME is created by the first command that uses it, from flags or a TOML file; later
+    commands need only the name. A stopped run goes on where it was.
+    """
+    declared: Constraints | None = parse_constraints(constraints) if constraints else None
+    flags |= {"eval": eval_, "constraints": declared}
+    workspace = open_workspace()
+    folder, settings = workspace.declare(name, flags)
+    wanted = [arm.strip() for arm in (arms or "").split(",") if arm.strip()]
+
+    from advisor.cost import Prices
+
+    prices = Prices(input_usd_per_1m, output_usd_per_1m, machine_usd_per_hour)
+    if dry_run:
+        from advisor.dry_run import dry_run as estimate_run
+        from advisor.dry_run import print_estimate
+
+        estimate = estimate_run(settings, wanted, prices)
+        click.echo(json.dumps(estimate, indent=2, ensure_ascii=False)) if as_json else print_estimate(estimate)
+        return
+
+    from advisor.advise import advise
+    from advisor.verdict_text import print_verdict
+
+    advice = advise(folder, settings, workspace, wanted=wanted, engine=engine, prices=prices)
+    if as_json:
+        click.echo(json.dumps({**advice.verdict.to_json(), "run": advice.run.name}, ensure_ascii=False, indent=2))
+        return
+    print_verdict(advice.verdict)
+    for absent in advice.plan.absent:
+        supply = f"; supply {absent.supply}" if absent.supply else ""
+        click.echo(f"not run: {absent.arm} ({absent.why}{supply})")
+    click.echo(f"report: {advice.run / 'report.html'}")
+    click.echo(f"next:   tunefork build {settings.name}")

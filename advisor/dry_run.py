@@ -1,0 +1,104 @@
+"""`advise --dry-run`: the calls, tokens, time and money of a run before any of it is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from advisor.arm_names import family
+from advisor.cost import Prices
+from advisor.materials import Materials, gather
+from advisor.pilots import HEAD_ROWS, PILOT_ROWS
+from advisor.plan import plan_arms
+from core.models import remote
+from core.settings import UseCase
+
+CHARS_PER_TOKEN = 4.0
+"""English text under a byte-pair vocabulary of 32-150 thousand; a dry run loads no tokenizer."""
+PASSAGE_TOKENS = 250
+"""A passage in the prompt, with its title: rag's chunks hold up to about this."""
+PREFILL_TOKENS_PER_S = 600.0
+"""The starter model on 2 AVX-512 cores in bf16; bigger models are slower in proportion to their size."""
+DECODE_TOKENS_PER_S = 200.0
+"""The same, in batches."""
+TRAIN_TOKENS_PER_S = 350.0
+"""LoRA on the same."""
+TRAIN_EPOCHS = 3
+
+
+def dry_run(settings: UseCase, wanted: Sequence[str], prices: Prices) -> dict[str, Any]:
+    """What `advise` would do, arm by arm. Estimates: see the constants above."""
+    materials = gather(settings)
+    plan = plan_arms(materials.means(settings), wanted)
+    is_remote = remote(settings.base_model) is not None
+    arms = [_arm(arm, settings, materials, prices, is_remote) for arm in plan.arms]
+    total = {key: sum(arm[key] for arm in arms) for key in ("calls", "input_tokens", "output_tokens", "time_s", "usd")}
+    return {
+        "use_case": settings.name,
+        "base_model": settings.base_model,
+        "arms": arms,
+        "absent": [absent._asdict() for absent in plan.absent],
+        "total": total,
+    }
+
+
+def print_estimate(estimate: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        box=None, pad_edge=False, title=f"{estimate['use_case']} on {estimate['base_model']}: nothing was run"
+    )
+    columns = ("arm", "calls", "input tokens", "output tokens", "time", "USD")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for row in [*estimate["arms"], {"arm": "all", **estimate["total"]}]:
+        table.add_row(
+            row["arm"],
+            f"{row['calls']:,}",
+            f"{row['input_tokens']:,}",
+            f"{row['output_tokens']:,}",
+            f"{row['time_s'] / 60:.1f} min",
+            f"{row['usd']:.4f}",
+        )
+    console = Console()
+    console.print(table)
+    for absent in estimate["absent"]:
+        console.print(f"not run: {absent['arm']} ({absent['why']})", style="dim")
+
+
+def _arm(arm: str, settings: UseCase, materials: Materials, prices: Prices, is_remote: bool) -> dict[str, Any]:
+    rows, train = materials.rows, materials.train
+    kind = family(arm)
+    question = sum(len(m.content) for row in rows for m in row.messages) / CHARS_PER_TOKEN
+    words = (len(settings.instruction) + len(materials.form.answer_format() or "")) / CHARS_PER_TOKEN + 30
+    a_row = sum(len(r.input) + len(r.output) for r in train) / max(1, len(train)) / CHARS_PER_TOKEN + 20
+    extra = words
+    if kind in ("oracle", "oracle_few_shot", "retrieved", "tune_retrieved", "wrong_passage"):
+        extra += settings.top_k * PASSAGE_TOKENS
+    if kind in ("few_shot", "oracle_few_shot"):
+        extra += a_row * int(arm.partition(":")[2] or 3)
+    golds = [len(row.answers[0]) / CHARS_PER_TOKEN for row in rows if row.answers]
+    longest = settings.max_tokens or max(32, min(512, int(2 * max(golds, default=0) + 16)))
+    calls = len(rows)
+    tokens_in = int(question + calls * extra)
+    tokens_out = 0 if arm == "tune:head" else int(calls * longest * 0.7)
+    time_s = 0.0
+    if not is_remote:
+        time_s = (tokens_in / PREFILL_TOKENS_PER_S + tokens_out / DECODE_TOKENS_PER_S) if arm != "tune:head" else 1.0
+        if arm == "tune:head":
+            time_s += min(len(train), HEAD_ROWS) / 150
+        elif kind.startswith("tune"):
+            context = settings.top_k * PASSAGE_TOKENS if kind == "tune_retrieved" else 0
+            time_s += min(len(train), PILOT_ROWS) * (a_row + context) * TRAIN_EPOCHS / TRAIN_TOKENS_PER_S
+        usd = time_s / 3600 * prices.machine_usd_per_hour
+    else:
+        usd = (tokens_in * prices.input_usd_per_1m + tokens_out * prices.output_usd_per_1m) / 1e6
+    return {
+        "arm": arm,
+        "calls": calls,
+        "input_tokens": tokens_in,
+        "output_tokens": tokens_out,
+        "time_s": round(time_s, 1),
+        "usd": round(usd, 5),
+    }

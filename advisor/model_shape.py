@@ -1,0 +1,469 @@
+"""A model's shape without its weights: from a config.json, a folder, a GGUF file, a known name, or plain numbers.
+
+Everything `advisor.estimate` computes follows from this one value. No torch and
+no hub: a config is a few integers, and so is a parameter count.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from core.errors import ConfigError, DataError, UnknownName
+
+Kind = Literal["decoder", "encoder", "speech", "diffusion", "detection"]
+
+
+class Linear(NamedTuple):
+    """`count` equal linear (or convolution) layers of the whole model, as LoRA sees them: r * (inputs + outputs) each."""
+
+    part: str
+    """q, k, v, qkv, o are attention; gate, up, gate_up, down are the MLP; conv is a convolution."""
+    inputs: int
+    outputs: int
+    count: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    name: str
+    kind: Kind
+    params: int
+    """Stored parameters; a tied output layer counts once."""
+    linears: tuple[Linear, ...]
+    """What LoRA adapts and 4-bit loading quantises. The output layer (lm_head) is in neither, as in PEFT and bitsandbytes."""
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    """0 where there is no output over a vocabulary."""
+    head_params: int = 0
+    """Of an output layer with its own weights; a classification head replaces it."""
+    active_params: int = 0
+    """Parameters one token passes through; less than `params` in a mixture of experts. 0 means all."""
+    element_scale: int = 0
+    """Activation elements a sequence position adds: hidden x layers. 0: the input's size is fixed (images)."""
+    fixed_elements: int = 0
+    """Activation elements one sample adds whatever the sequence length: audio frames, pixels."""
+    max_positions: int | None = None
+    """Longest sequence the model takes, where the config says."""
+    assumed: bool = False
+    """Part of the shape is a guess (plain --params, or an unknown architecture): the range must be wider."""
+    vocab_assumed: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def linear_params(self) -> int:
+        return sum(part.inputs * part.outputs * part.count for part in self.linears)
+
+
+class Family(NamedTuple):
+    """What a hub `model_type` fixes and its config.json does not say."""
+
+    gated: bool = True
+    """gate, up and down instead of up and down."""
+    fused: tuple[str, ...] = ()
+    """Projections stored as one layer: qkv, gate_up. LoRA adapts the fused layer once."""
+    qkv_bias: bool = False
+    bias: bool = False
+    """On every linear layer."""
+    norms: int = 2
+    """Per layer."""
+    norm_bias: bool = False
+    """LayerNorm (weight and bias) instead of RMSNorm."""
+    final_norms: int = 1
+    qk_norm: bool = False
+    tied: bool = False
+    """Where config.json does not say."""
+    positions: int = 0
+    """1: learned position embeddings; 2 or more: with that many extra rows less one (OPT pads two)."""
+    head_bias: bool = False
+    encoder: bool = False
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(),
+    "mistral": Family(),
+    "mixtral": Family(),
+    "smollm3": Family(tied=True),
+    "granite": Family(),
+    "qwen2": Family(qkv_bias=True),
+    "qwen3": Family(qk_norm=True),
+    "qwen3_moe": Family(qk_norm=True),
+    "gemma": Family(tied=True),
+    "gemma2": Family(tied=True, norms=4),
+    "gemma3_text": Family(tied=True, norms=4, qk_norm=True),
+    "phi": Family(gated=False, bias=True, norms=1, norm_bias=True, head_bias=True),
+    "phi3": Family(fused=("qkv", "gate_up")),
+    "falcon": Family(gated=False, fused=("qkv",), norms=1, norm_bias=True, tied=True),
+    "gpt2": Family(gated=False, fused=("qkv",), bias=True, norm_bias=True, tied=True, positions=1),
+    "gpt_neox": Family(gated=False, fused=("qkv",), bias=True, norm_bias=True),
+    "opt": Family(gated=False, bias=True, norm_bias=True, tied=True, positions=3),
+    "starcoder2": Family(gated=False, bias=True, norm_bias=True, tied=True),
+    "bert": Family(gated=False, bias=True, norm_bias=True, positions=1, encoder=True),
+    "roberta": Family(gated=False, bias=True, norm_bias=True, positions=1, encoder=True),
+    "xlm-roberta": Family(gated=False, bias=True, norm_bias=True, positions=1, encoder=True),
+}
+
+# Other architectures name the same thing otherwise (transformers' attribute_map).
+_ALIASES: dict[str, tuple[str, ...]] = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
+    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+    "intermediate_size": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim"),
+    "vocab_size": ("vocab_size",),
+    "head_dim": ("head_dim",),
+    "max_position_embeddings": ("max_position_embeddings", "n_positions"),
+}
+_NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
+
+def resolve(name: str) -> ModelShape:
+    """Shape of `--model NAME`: a folder, a config.json, a GGUF file, or a known name. Nothing is downloaded.
+
+    Raises:
+        UnknownName: neither a path nor a known name; lists near ones.
+        ConfigError | DataError: a path that cannot be used.
+    """
+    from advisor.known_models import known_names, known_shape
+
+    path = Path(name).expanduser()
+    if path.exists() or name.startswith((".", "/", "~")) or name.endswith((".json", ".gguf")):
+        return shape_from_path(path)
+    if "@http" in name:
+        raise ConfigError(
+            f"model {name!r} is behind an endpoint, its shape is not known here; give --params (such as 7e9)"
+        )
+    shape = known_shape(name)
+    if shape is None:
+        hint = "(a known name, a folder, or say the shape: --config config.json, or --params 7e9)"
+        raise UnknownName("model", name, known_names(), hint=hint)
+    return shape
+
+
+def shape_from_path(path: Path) -> ModelShape:
+    """Shape of a config.json, a folder that holds one, or a GGUF file; tensors are not read, only their headers."""
+    if path.is_dir():
+        config = path / "config.json"
+        if not config.is_file():
+            raise ConfigError(f"{path}: not a model folder (no config.json)")
+        shape = shape_from_path(config)
+        stored = _safetensors_params(path)
+        return shape if stored is None else replace(shape, params=stored, name=path.resolve().name)
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: no such file; give a hub-style config.json, a model folder, or --params (such as 7e9)"
+        )
+    if path.suffix == ".gguf":
+        return _shape_from_gguf(path)
+    try:
+        config_json = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError("not a config.json (not UTF-8 text)", path) from exc
+    except json.JSONDecodeError as exc:
+        raise DataError(f"not valid JSON: {exc.msg}", path, exc.lineno) from exc
+    if not isinstance(config_json, dict):
+        raise DataError(f"not a config.json (a {type(config_json).__name__}, not an object)", path)
+    return shape_from_config(config_json, path.resolve().parent.name or str(path), path)
+
+
+def shape_from_config(config: Mapping[str, Any], name: str, path: Path | None = None) -> ModelShape:
+    """Shape of a hub-style config, its parameters counted exactly for the families listed above.
+
+    Raises:
+        DataError: a key is missing or is not a positive whole number, or the heads do not fit.
+    """
+    if config.get("model_type") == "whisper":
+        from advisor.media_shapes import whisper
+
+        return whisper(name, config, path)
+    inner = config.get("text_config")
+    if isinstance(inner, Mapping) and _raw(config, "hidden_size") is None:
+        shape = shape_from_config(
+            {"tie_word_embeddings": config.get("tie_word_embeddings", False), **inner}, name, path
+        )
+        return replace(shape, assumed=True, notes=(*shape.notes, "only the text part of a multimodal model is counted"))
+    if config.get("kv_lora_rank"):
+        raise DataError("latent attention (kv_lora_rank) is not covered; give --params and a plain shape", path)
+    missing = [key for key in _NEEDED if _raw(config, key) is None]
+    if missing:
+        raise DataError(f"lacks {', '.join(missing)}; a hub-style config.json has them (or give --params)", path)
+    return _transformer(config, name, path)
+
+
+def _transformer(config: Mapping[str, Any], name: str, path: Path | None) -> ModelShape:
+    model_type = str(config.get("model_type", "llama"))
+    family = FAMILIES.get(model_type)
+    notes: tuple[str, ...] = ()
+    if family is None:
+        notes = (f"model_type {model_type!r} is not known: counted as a decoder with a gated MLP",)
+        assumed, family = True, FAMILIES["llama"]
+    else:
+        assumed = False
+    hidden, layers, heads, vocab = (_count(config, key, path) for key in _NEEDED)
+    kv_heads = (
+        _falcon_kv_heads(config, heads)
+        if model_type == "falcon"
+        else _count(config, "num_key_value_heads", path, heads)
+    )
+    if _raw(config, "head_dim") is None and hidden % heads:
+        raise DataError(f"num_attention_heads = {heads} does not divide hidden_size = {hidden}", path)
+    head_dim = _count(config, "head_dim", path, hidden // heads)
+    if heads % kv_heads:
+        raise DataError(f"num_key_value_heads = {kv_heads} does not divide num_attention_heads = {heads}", path)
+    inter = _count(config, "intermediate_size", path, 4 * hidden)
+    experts, active = _experts(config, path)
+    if experts > 1:
+        inter = _count(config, "moe_intermediate_size", path, inter)
+        notes = (*notes, "mixture of experts: adapters sit on the attention only, compute counts the active experts")
+    if model_type == "falcon" and config.get("new_decoder_architecture"):
+        family = family._replace(norms=2)
+
+    attention, mlp = _layer_linears(family, hidden, heads * head_dim, kv_heads * head_dim, inter)
+    weights = sum(p.inputs * p.outputs for p in attention)
+    mlp_weights = sum(p.inputs * p.outputs for p in mlp)
+    bias = _biases(config, family, attention, mlp, heads * head_dim, kv_heads * head_dim)
+    norm = hidden * (2 if family.norm_bias else 1)
+    layer = weights + bias + family.norms * norm + (2 * head_dim if family.qk_norm else 0)
+    router = experts * hidden if experts > 1 else 0
+    tied = bool(config.get("tie_word_embeddings", family.tied))
+    head = 0 if tied or family.encoder else vocab * hidden + (vocab if family.head_bias else 0)
+    outside = vocab * hidden + head + _extra_embeddings(config, family, hidden, path) + family.final_norms * norm
+    total = outside + layers * (layer + router + experts * mlp_weights)
+    adapted = attention if experts > 1 else (*attention, *mlp)
+    shape = ModelShape(
+        name=name,
+        kind="encoder" if family.encoder else "decoder",
+        params=total,
+        linears=tuple(p._replace(count=layers) for p in adapted),
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab=0 if family.encoder else vocab,
+        head_params=head,
+        active_params=outside + layers * (layer + router + active * mlp_weights) if experts > 1 else 0,
+        element_scale=hidden * layers,
+        max_positions=_raw(config, "max_position_embeddings"),
+        assumed=assumed,
+        notes=notes,
+    )
+    return shape
+
+
+def shape_from_numbers(
+    params: int,
+    *,
+    layers: int | None = None,
+    hidden: int | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    vocab: int | None = None,
+    intermediate: int | None = None,
+) -> ModelShape:
+    """A LLaMA-like shape of `params` parameters; what is not given follows LLaMA-2's proportions.
+
+    hidden = 128 x layers (7B and 13B exactly, 70B 102 x), heads of 128, kv_heads = heads below 30e9 parameters and 8
+    from there on, vocabulary 32,000; the MLP's width takes up what is left, so that the layers add up to `params`.
+
+    Raises:
+        ConfigError: the numbers contradict each other.
+    """
+    vocab_size = vocab or 32_000
+    if vocab is None and params < 32_000 * 512 * 4:
+        vocab_size = 8_000  # a model this small cannot afford 32,000 embeddings
+    width = hidden or _plausible_hidden(params, layers, heads, vocab_size)
+    depth = layers or max(1, round((params - 2 * vocab_size * width) / (12 * width * width)))
+    head_count = heads or max(1, width // 128 if width % 128 == 0 else math.gcd(width, width // 64 or 1))
+    if width % head_count:
+        raise ConfigError(f"--heads {head_count} does not divide --hidden {width}; choose a divisor of {width}")
+    kv = kv_heads or (head_count if params < 30e9 or head_count % 8 else 8)
+    if head_count % kv:
+        raise ConfigError(f"--kv-heads {kv} does not divide --heads {head_count}; choose a divisor of {head_count}")
+    head_dim = width // head_count
+    attention = 2 * width * width + 2 * width * kv * head_dim
+    outside = 2 * vocab_size * width
+    inter = intermediate or round((params - outside - depth * attention) / (3 * width * depth))
+    implied = outside + depth * (attention + 3 * width * max(inter, 0))
+    if inter < 1 or abs(implied - params) > 0.25 * params:
+        shape_text = f"layers {depth}, hidden {width}, vocab {vocab_size}"
+        raise ConfigError(
+            f"--params {params:.4g} does not go with {shape_text}: these alone give {implied:.4g}; mend one of them"
+        )
+    whole = None not in (layers, hidden, heads, kv_heads, vocab, intermediate)
+    config = {
+        "model_type": "llama",
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": head_count,
+        "num_key_value_heads": kv,
+        "intermediate_size": inter,
+        "vocab_size": vocab_size,
+    }
+    shape = _transformer(config, f"{params:.4g} parameters", None)
+    note = (
+        f"shape assumed after LLaMA-2: {depth} layers, hidden {width}, {head_count} heads,"
+        f" {kv} kv heads, MLP {inter}, vocabulary {vocab_size}"
+    )
+    return replace(
+        shape,
+        params=params,
+        head_params=min(shape.head_params, max(0, params - shape.linear_params) // 2),
+        assumed=not whole,
+        vocab_assumed=vocab is None,
+        notes=() if whole else (note,),
+    )
+
+
+def _plausible_hidden(params: int, layers: int | None, heads: int | None, vocab: int) -> int:
+    """Hidden size h with 12 * layers * h^2 + 2 * vocab * h = params, a multiple of 128 (64 below 1,024) and of `heads`."""
+
+    def size(h: float) -> float:
+        return 12 * (layers or h / 128) * h * h + 2 * vocab * h
+
+    low, high = 1.0, 1e6
+    while high - low > 0.5:
+        middle = (low + high) / 2
+        low, high = (middle, high) if size(middle) < params else (low, middle)
+    step = heads * (2 if heads % 2 else 1) if heads else 128 if high >= 1024 else 64
+    return max(step, round(high / step) * step)
+
+
+def _layer_linears(
+    family: Family, hidden: int, query: int, kv: int, inter: int
+) -> tuple[tuple[Linear, ...], tuple[Linear, ...]]:
+    """(attention, MLP) of one layer; `query` and `kv` are the widths of the projections."""
+    if "qkv" in family.fused:
+        attention: Sequence[Linear] = [Linear("qkv", hidden, query + 2 * kv, 1)]
+    else:
+        attention = [Linear("q", hidden, query, 1), Linear("k", hidden, kv, 1), Linear("v", hidden, kv, 1)]
+    up: Sequence[Linear]
+    if "gate_up" in family.fused:
+        up = [Linear("gate_up", hidden, 2 * inter, 1)]
+    else:
+        up = [Linear("gate", hidden, inter, 1)] * family.gated + [Linear("up", hidden, inter, 1)]
+    return (*attention, Linear("o", query, hidden, 1)), (*up, Linear("down", inter, hidden, 1))
+
+
+def _biases(
+    config: Mapping[str, Any],
+    family: Family,
+    attention: Sequence[Linear],
+    mlp: Sequence[Linear],
+    query: int,
+    kv: int,
+) -> int:
+    """Bias parameters of one layer."""
+    everywhere = family.bias if "use_bias" not in config else bool(config["use_bias"])
+    if everywhere or config.get("bias") is True:
+        return sum(p.outputs for p in (*attention, *mlp))
+    total = 0
+    if config.get("attention_bias"):
+        total += sum(p.outputs for p in attention)
+    elif family.qkv_bias:
+        total += query + 2 * kv
+    if config.get("mlp_bias"):
+        total += sum(p.outputs for p in mlp)
+    return total
+
+
+def _extra_embeddings(config: Mapping[str, Any], family: Family, hidden: int, path: Path | None) -> int:
+    """Learned positions; in an encoder also token types, the embeddings' norm and the pooler, less the final norm."""
+    rows = _count(config, "max_position_embeddings", path, 0) if family.positions else 0
+    total = hidden * (rows + family.positions - 1) if rows else 0
+    if family.encoder:
+        types = config.get("type_vocab_size", 2)
+        total += hidden * int(types) + hidden * hidden + hidden
+    return total
+
+
+def _falcon_kv_heads(config: Mapping[str, Any], heads: int) -> int:
+    if config.get("new_decoder_architecture"):
+        return int(_raw(config, "num_key_value_heads") or heads)
+    return 1 if config.get("multi_query", True) else heads
+
+
+def _experts(config: Mapping[str, Any], path: Path | None) -> tuple[int, int]:
+    """(experts of a layer, of which a token uses); (1, 1) for a dense model."""
+    for key in ("num_local_experts", "num_experts", "n_routed_experts"):
+        if config.get(key):
+            if config.get("n_shared_experts") or config.get("shared_expert_intermediate_size"):
+                raise DataError("shared experts are not covered; give --params and a plain shape", path)
+            return int(config[key]), int(config.get("num_experts_per_tok", 2))
+    return 1, 1
+
+
+def _raw(config: Mapping[str, Any], key: str) -> Any:
+    return next((config[alias] for alias in _ALIASES[key] if config.get(alias) is not None), None)
+
+
+def _count(config: Mapping[str, Any], key: str, path: Path | None, default: int | None = None) -> int:
+    value = _raw(config, key)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise DataError(f"{key} = {value!r} is not a positive whole number", path)
+    return value
+
+
+def _safetensors_params(folder: Path) -> int | None:
+    """Parameters by the headers of the folder's safetensors files; None without any, or where they are packed (GPTQ, AWQ)."""
+    total = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= file.stat().st_size:
+                raise DataError("not a safetensors file (its header is damaged)", file)
+            try:
+                header = json.loads(stream.read(length))
+            except ValueError as exc:
+                raise DataError("not a safetensors file (its header is damaged)", file) from exc
+        for key, tensor in header.items():
+            if key == "__metadata__":
+                continue
+            if tensor["dtype"] not in ("F16", "BF16", "F32"):
+                return None
+            total += math.prod(tensor["shape"])
+    return total or None
+
+
+def _shape_from_gguf(path: Path) -> ModelShape:
+    """Shape by a GGUF file's metadata; the tensors' own shapes give the count."""
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, IndexError, KeyError) as exc:
+        raise DataError(f"not a GGUF file ({exc})", path) from exc
+
+    def field(key: str) -> Any:
+        entry = reader.fields.get(key)
+        return None if entry is None else entry.contents()
+
+    arch = str(field("general.architecture"))
+    sizes = {t.name: [int(n) for n in t.shape] for t in reader.tensors}
+    embedding = sizes.get("token_embd.weight", [0, 0])
+    config = {
+        "model_type": arch,
+        "hidden_size": field(f"{arch}.embedding_length"),
+        "num_hidden_layers": field(f"{arch}.block_count"),
+        "num_attention_heads": field(f"{arch}.attention.head_count"),
+        "num_key_value_heads": field(f"{arch}.attention.head_count_kv"),
+        "intermediate_size": field(f"{arch}.feed_forward_length"),
+        "head_dim": field(f"{arch}.attention.key_length"),
+        "max_position_embeddings": field(f"{arch}.context_length"),
+        "vocab_size": embedding[1],
+        "tie_word_embeddings": "output.weight" not in sizes,
+    }
+    shape = shape_from_config(config, path.stem, path)
+    return replace(shape, params=sum(math.prod(size) for size in sizes.values()))

@@ -1,0 +1,164 @@
+"""What is missing for a firmer verdict: arms, data, and the number of items that would settle it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy.special import ndtri
+
+from advisor import arm_names as arms
+from advisor.case import Case
+from advisor.evidence import Comparison, at_least, rate
+from advisor.quantities import both_family
+from advisor.rule import Route
+from core.stats import items_needed, wilson
+
+POWER = 0.8
+_EXACT_BELOW = 400
+"""Up to here the exact test's n is computed; beyond, the normal limit is within 2 % and a thousand times quicker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    what: str
+    n: int | None
+    why: str
+
+
+def needs(case: Case, route: Route, ready: bool | None) -> list[Need]:
+    """The most telling first."""
+    found: list[Need] = []
+    items = case.table.counts(case.closed.ship).n
+    oracle = arms.ORACLE in case.measured or arms.ORACLE_FEW_SHOT in case.measured
+    own = arms.RETRIEVED in case.measured
+    tuned = arms.TUNE in case.measured
+    open_question = route in ("undecided", "none")
+    if open_question and not oracle:
+        why = (
+            "our own retriever gains too little to tell a knowledge gap from a weak retriever; answer the items with their gold passages"
+            if own
+            else "no retrieval arm was measured; gold passages (or documents that hold the answers) would show whether knowledge is missing"
+        )
+        found.append(Need("arm:oracle", items, why))
+    if route in ("rag", "rag+tune") and not own:
+        found.append(
+            Need(
+                "arm:retrieved",
+                items,
+                "only our own retriever on the user's documents shows whether retrieval is ready",
+            )
+        )
+    if case.settings.must_retrieve and not own and not oracle:
+        found.append(
+            Need(
+                "documents",
+                None,
+                f"{', '.join(case.settings.must_retrieve)} asks for retrieval, and no retrieval arm was measured",
+            )
+        )
+    if ready is False:
+        found.append(
+            Need(
+                "documents",
+                None,
+                "retrieval finds too little of what is needed; check that the answers stand in the documents, then chunking, embedding model and top_k",
+            )
+        )
+    if open_question and not tuned and both_family(case.measured) is None:
+        found.append(
+            Need("training_rows", 200, "tuning was not measured; 50 to 200 training rows allow a pilot (arm tune)")
+        )
+    if both_family(case.measured) is None and _both_in_question(case, route):
+        found.append(
+            Need(
+                "arm:tune_retrieved",
+                items,
+                "retrieval and tuning each help; only an arm with both shows whether together they beat the better one",
+            )
+        )
+    if route == "rag+tune" and not tuned:
+        found.append(
+            Need("arm:tune", items, "the combination was compared with retrieval alone, not with tuning alone")
+        )
+    if route == "undecided" and (n := items_to_settle(case)) is not None:
+        found.append(
+            Need(
+                "items",
+                n,
+                f"with {items} items the intervals are too wide; about {n} would settle it with {POWER:.0%} chance",
+            )
+        )
+    return found
+
+
+def items_to_settle(case: Case) -> int | None:
+    """Items for the leading remedy to show its gain, or, where none gains delta, for all to be ruled out; None without arms."""
+    delta = case.settings.delta
+    base = rate(case.table, case.closed.ship)
+    if at_least(base.value, case.settings.target) and not any(
+        at_least(g.gain.value, delta) for g in case.gates.values()
+    ):
+        return _items_for_target(base.value, case.settings.target - delta, base.n)
+    open_gates = [gate for key, gate in case.gates.items() if key[0] in case.allowed and not case.gains(key)]
+    if not open_gates:
+        return None
+    best = max(open_gates, key=lambda gate: gate.gain.value)
+    if at_least(best.gain.value, delta):
+        needed = _items_to_show(best, case, max(case.settings.alpha * 2 / len(case.gates), 1e-6))
+        return max(needed, math.ceil(1.25 * best.gain.n))
+    unsure = [gate for gate in open_gates if gate.gain.high >= delta]
+    if not unsure:
+        return None
+    return max(max(_items_to_rule_out(gate, case), math.ceil(1.25 * gate.gain.n)) for gate in unsure)
+
+
+def _items_to_show(gate: Comparison, case: Case, alpha: float) -> int:
+    gain, alpha = gate.gain.value, min(alpha, case.settings.alpha)
+    spread = _spread(gate, case)
+    n = math.ceil(
+        (float(-ndtri(alpha / 2)) * math.sqrt(spread) + float(ndtri(POWER)) * math.sqrt(max(spread - gain**2, 0))) ** 2
+        / gain**2
+    )
+    lost = round((spread - gain) / 2, 3)
+    if gate.paired and not case.table.graded and n < _EXACT_BELOW and gain + 2 * lost <= 1:
+        return items_needed(round(100 * gain, 1), lost, POWER, alpha)
+    return n
+
+
+def _items_to_rule_out(gate: Comparison, case: Case) -> int:
+    delta = case.settings.delta
+    # A gain just under delta would ask for endless items; half of delta is told apart from delta instead.
+    gap = delta - min(max(gate.gain.value, 0.0), delta / 2)
+    z = float(ndtri(0.975) + ndtri(POWER))
+    return math.ceil(max(z**2 * _spread(gate, case) / gap**2, 3.84 * (1 / gap - 1)))
+
+
+def _spread(gate: Comparison, case: Case) -> float:
+    """Variance of one item's difference, read back from the interval; never under that of 2 % lost."""
+    half = (gate.gain.high - gate.gain.low) / 2
+    variance = gate.gain.n * (half / 1.96) ** 2 + gate.gain.value**2
+    if (
+        gate.paired
+        and not case.table.graded
+        and case.table.clusters is None
+        and gate.gained is not None
+        and gate.lost is not None
+    ):
+        variance = (gate.gained + gate.lost) / gate.gain.n
+    return max(variance, abs(gate.gain.value) + 0.04)
+
+
+def _items_for_target(value: float, floor: float, n: int) -> int | None:
+    for factor in range(5, 400):
+        larger = math.ceil(n * factor / 4)
+        if wilson(value * larger, larger).low >= floor:
+            return larger
+    return None
+
+
+def _both_in_question(case: Case, route: Route) -> bool:
+    if route not in ("rag", "tune"):
+        return False
+    rag = any(case.gains((family, "correct")) for family in (arms.RETRIEVED, arms.ORACLE, arms.ORACLE_FEW_SHOT))
+    return rag and case.gains((arms.TUNE, "correct"))

@@ -1,0 +1,217 @@
+"""The verdict in sentences with their numbers, and the warnings that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from advisor import arm_names as arms
+from advisor.case import Case, points
+from advisor.evidence import Comparison, Measure, rate
+from advisor.quantities import Quantities, both_family
+from advisor.rule import Route
+from core.stats import Estimate, detectable_points
+
+
+@dataclass(frozen=True, slots=True)
+class Warning_:  # noqa: N801 (Warning is Python's own)
+    code: str
+    text: str
+
+
+def reasons(
+    case: Case,
+    route: Route,
+    leading: Route,
+    shares: Mapping[Route, float],
+    found: Quantities,
+    ready: bool | None,
+) -> list[str]:
+    """One sentence each: where the base stands, what decided, what each other remedy showed."""
+    settings = case.settings
+    base = rate(case.table, case.closed.ship)
+    out = [
+        f"The base model alone gets {_share(base)} right; the target is {settings.target:.0%}, "
+        f"the smallest gain worth money {100 * settings.delta:g} points."
+    ]
+    if settings.must_retrieve:
+        out.append(
+            f"Declared as {', '.join(settings.must_retrieve)}: only retrieval can keep that, whatever the rates."
+        )
+    decisive = _decisive(case, route)
+    out += [_gain_sentence(comparison, case) for comparison in decisive]
+    if route == "rag":
+        out += _retrieval_sentences(case, found, ready)
+    if route == "none":
+        out.append(
+            f"No remedy that was measured can gain {100 * settings.delta:g} points, and the base misses the target: "
+            "better labels, a bigger model, tools or other documents may help."
+        )
+    if route == "base":
+        out.append("The base meets the target and no remedy shows a gain worth its cost.")
+    if route == "undecided":
+        out.append(
+            f"Undecided: no remedy is shown to gain, and not all are ruled out; leading is {leading} at {shares[leading]:.0%}."
+        )
+    if case.gates:
+        out.append(_what_n_shows(case))
+    told = {(c.arm, c.against, c.measure) for c in decisive}
+    for gate in case.gates.values():
+        if (gate.arm, gate.against, gate.measure) not in told:
+            out.append(_gain_sentence(gate, case))
+    if case.cheaper is not None and route in ("rag", "tune") and case.tested.rag[0] and case.tested.tune[0]:
+        out.append(f"Between retrieval and tuning, {case.cheaper} costs less per 1,000 queries; it wins within delta.")
+    return out
+
+
+def warnings(case: Case, route: Route, ready: bool | None, realised: Estimate | None) -> list[Warning_]:
+    table = case.table
+    out: list[Warning_] = []
+    for arm in table.names:
+        counts = table.counts(arm)
+        if counts.n == 0:
+            out.append(
+                Warning_("arm_failed", f"Every call of {arm} failed ({counts.error}); the arm counts as not measured.")
+            )
+        elif counts.error:
+            out.append(
+                Warning_("errors", f"{counts.error} calls of {arm} failed; they are left out, not scored wrong.")
+            )
+    if table.paired:
+        lacking = {arm: int((table.arms[arm].outcome == 0).sum()) for arm in table.names}
+        short = [f"{arm} ({n})" for arm, n in lacking.items() if n]
+        if short:
+            out.append(
+                Warning_(
+                    "missing_items",
+                    f"Items without a row in {', '.join(short)} of {len(table.items)}; arms are compared on the items they share.",
+                )
+            )
+    else:
+        out.append(
+            Warning_(
+                "unpaired",
+                "Only totals are known: the tests are unpaired, and weaker than on the same items row by row.",
+            )
+        )
+    if case.closed_arm is None:
+        return out
+    out += [Warning_("harm", text) for text in case.harmful.values()]
+    out += [Warning_("constraint", text) for text in case.barred.values()]
+    out += _constraint_warnings(case)
+    if ready is False:
+        own = case.against_closed.get(case.measured[arms.RETRIEVED].ship) if arms.RETRIEVED in case.measured else None
+        share = (
+            ""
+            if realised is None
+            else f"R = {realised.value:.2f} (95 % interval {realised.low:.2f} to {realised.high:.2f}, n = {realised.n}): "
+        )
+        gain = (
+            ""
+            if own is None
+            else f"our retriever gains {points(own.gain.value)} points (interval {points(own.gain.low)} to {points(own.gain.high)})"
+        )
+        out.append(Warning_("retrieval_not_ready", f"{share}{gain}; mend retrieval before serving."))
+    if route == "undecided" and case.gates and min(gate.gain.n for gate in case.gates.values()) < 100:
+        out.append(Warning_("few_items", _what_n_shows(case)))
+    return out
+
+
+def _decisive(case: Case, route: Route) -> list[Comparison]:
+    """The comparisons that the route rests on."""
+    both = both_family(case.allowed)
+    keys: dict[str, list[tuple[str, Measure]]] = {
+        "prompt": [(arms.PROMPT, "correct")],
+        "few-shot": [(arms.FEW_SHOT, "correct")],
+        "rag": [(f, m) for f in (arms.ORACLE, arms.ORACLE_FEW_SHOT, arms.RETRIEVED) for m in _measures()],
+        "tune": [(arms.TUNE, "correct")],
+        "rag+tune": [(both, "correct")] if both is not None else [],
+    }
+    name = {"rag+tune": "both"}.get(route, route)
+    out = [case.gates[key] for key in keys.get(route, []) if key in case.gates]
+    out += [c for (rival_of, _), c in case.rivals.items() if rival_of == name]
+    if route == "few-shot" and case.few_shot_over_prompt is not None:
+        out.append(case.few_shot_over_prompt)
+    return out
+
+
+def _what_n_shows(case: Case) -> str:
+    n = min(gate.gain.n for gate in case.gates.values())
+    least = detectable_points(min(n, 2000))
+    shows = f"a gain of {least} points or more" if least is not None else "no gain at all"
+    return f"{n} items can show {shows} (exact McNemar, 5 % lost, 80 % power)."
+
+
+def _measures() -> tuple[Measure, ...]:
+    return ("content", "correct")
+
+
+def _gain_sentence(c: Comparison, case: Case) -> str:
+    settings = case.settings
+    counts = f"{c.gained} gained, {c.lost} lost of {c.gain.n}" if c.paired else f"unpaired, n = {c.gain.n}"
+    if c.shows(settings.delta, settings.alpha):
+        says = "gains"
+    elif c.gain.high < 0:
+        says = "loses"
+    elif c.gain.high < settings.delta:
+        says = "does not gain as much as delta"
+    else:
+        says = "is not shown to gain"
+    what = " in content" if c.measure == "content" else ""
+    return (
+        f"{c.arm} {says}{what} against {c.against}: {points(c.gain.value)} points "
+        f"(95 % interval {points(c.gain.low)} to {points(c.gain.high)}; {counts}; p = {_p(c.p)}, Holm {_p(c.p_holm)})."
+    )
+
+
+def _retrieval_sentences(case: Case, found: Quantities, ready: bool | None) -> list[str]:
+    out = []
+    realised, gap = found["R"], found["F"]
+    if ready is None:
+        out.append("Our own retriever was not measured, so whether retrieval is ready is open.")
+    elif realised is not None:
+        verb = "is ready" if ready else "is not ready"
+        out.append(
+            f"Our retriever {verb}: it realises {realised.value:.0%} of what gold passages give "
+            f"(95 % interval {realised.low:.0%} to {realised.high:.0%}, n = {realised.n}; ready from 70 %)."
+        )
+    elif arms.ORACLE not in case.measured:
+        out.append("There is no oracle arm; the gain of our own retriever stands in for it.")
+    if gap is not None and gap.value >= case.settings.delta:
+        out.append(
+            f"The base has {100 * gap.value:.1f} points of answers with the right content in the wrong shape (n = {gap.n})."
+        )
+    return out
+
+
+def _constraint_warnings(case: Case) -> list[Warning_]:
+    limits, out = case.settings.constraints, []
+    shipped = [
+        arm for arm in case.scored if arms.family(arm) not in (arms.ORACLE, arms.ORACLE_FEW_SHOT, arms.WRONG_PASSAGE)
+    ]
+    if limits.latency_ms is not None and (unknown := [a for a in shipped if case.latency_p95_s(a) is None]):
+        out.append(
+            Warning_("constraint_unchecked", f"latency_ms cannot be checked: no latency_s for {', '.join(unknown)}.")
+        )
+    if limits.usd_per_1k is not None and (unknown := [a for a in shipped if case.usd_per_1k(a) is None]):
+        out.append(
+            Warning_("constraint_unchecked", f"usd_per_1k cannot be checked: no cost known for {', '.join(unknown)}.")
+        )
+    if case.settings.must_retrieve and case.rag_barred:
+        out.append(
+            Warning_(
+                "constraints_contradict",
+                f"{', '.join(case.settings.must_retrieve)} asks for retrieval, but {case.barred[case.measured[arms.RETRIEVED].ship]}",
+            )
+        )
+    return out
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{estimate.value:.1%} (95 % interval {estimate.low:.1%} to {estimate.high:.1%}, n = {estimate.n})"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{np.format_float_scientific(value, precision=0, trim='-')}"

@@ -1,0 +1,56 @@
+"""`tunefork show`: one use case in full."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from core.files import read_json
+from core.jobs import state
+from core.workspace import UseCaseFolder, open_workspace
+
+
+@click.command(name="show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(name: str, as_json: bool) -> None:
+    """Settings, verdict, remedy, artifact versions and runs of use case NAME."""
+    folder = open_workspace().use_case(name)
+    document = _document(folder)
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        return
+    click.echo(f"{name}  ({folder.path})")
+    for key, value in document["settings"].items():
+        if value not in (None, "", [], {}):
+            click.echo(f"  {key:<16} {value}")
+    verdict = document["verdict"]
+    click.echo(
+        "verdict   " + (f"{verdict['route']}, confidence {verdict['confidence']:.0%}" if verdict else "none yet")
+    )
+    remedy = document["remedy"]
+    click.echo("built     " + (remedy["route"] if remedy else "nothing yet"))
+    for kind in ("index", "adapters"):
+        versions = document[kind]
+        if versions["versions"]:
+            click.echo(f"{kind:<9} {', '.join(versions['versions'])} (in force: {versions['active'] or 'none'})")
+    for run in document["runs"]:
+        click.echo(f"run       {run['name']}  {run['state']}")
+
+
+def _document(folder: UseCaseFolder) -> dict[str, Any]:
+    def versions(which: Any) -> dict[str, Any]:
+        active = which.active()
+        return {"versions": which.all(), "active": None if active is None else active.name}
+
+    return {
+        "name": folder.name,
+        "settings": folder.settings().model_dump(mode="json"),
+        "verdict": folder.verdict(),
+        "remedy": read_json(folder.remedy_path) if folder.remedy_path.exists() else None,
+        "index": versions(folder.index),
+        "adapters": versions(folder.adapters),
+        "runs": [{"name": run.name, "state": state(run)} for run in folder.runs()],
+    }

@@ -1,0 +1,218 @@
+"""LoRA adapters side by side on one model: every row of a batch is answered by its own adapter.
+
+PEFT can mix adapters in a batch too, but runs each adapter's matrices one after
+the other in every layer. Here the rows' matrices are gathered once and
+multiplied as one batch, which costs the same for one adapter and for eight. The
+base model's weights are never touched, so base rows stay exactly the base model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from core.errors import ArtifactError
+
+UNSUPPORTED = {
+    "use_dora": "DoRA",
+    "modules_to_save": "modules_to_save",
+    "trainable_token_indices": "trainable tokens",
+    "lora_bias": "lora_bias",
+    "layer_replication": "layer replication",
+}
+"""Settings of adapter_config.json that change more than a pair of matrices."""
+
+
+class Part(NamedTuple):
+    """One module's low-rank pair, the scaling already in `up`."""
+
+    down: torch.Tensor
+    """[rank, inputs]."""
+    up: torch.Tensor
+    """[outputs, rank]."""
+
+
+class AdapterBank:
+    """The adapters of one model by slot; slot 0 is the base model."""
+
+    def __init__(self, model: nn.Module, model_name: str) -> None:
+        self._model = model
+        self._model_name = model_name
+        self._slots: dict[tuple[str, int], int] = {}
+        self._wrapped: dict[str, _LoraModule] = {}
+        self._selection = _Selection()
+
+    def slot(self, folder: str) -> int:
+        """The slot of the adapter in `folder`, loading it when it is new or its weights have changed.
+
+        Raises:
+            ArtifactError: no readable LoRA adapter, or one of another base model.
+        """
+        path = Path(folder)
+        weights = path / "adapter_model.safetensors"
+        if not weights.is_file():
+            found = "; only safetensors are read" if (path / "adapter_model.bin").exists() else ""
+            raise ArtifactError(f"{folder}: no adapter there (adapter_model.safetensors is missing{found})")
+        key = (str(path.resolve()), weights.stat().st_mtime_ns)
+        if key not in self._slots:
+            self._slots[key] = self._add(read_adapter(path, self._model_name), folder)
+        return self._slots[key]
+
+    def _add(self, parts: dict[str, Part], folder: str) -> int:
+        slot = len(self._slots) + 1
+        for name, part in parts.items():
+            if name not in self._wrapped:
+                self._wrap(name, part, folder)
+            self._wrapped[name].set(slot, part, folder)
+        return slot
+
+    def _wrap(self, name: str, part: Part, folder: str) -> None:
+        try:
+            module = self._model.get_submodule(name)
+        except AttributeError as exc:
+            raise ArtifactError(
+                f"{folder}: adapts {name!r}, which model {self._model_name} does not have; it belongs to another model"
+            ) from exc
+        if isinstance(module, nn.Embedding):
+            raise ArtifactError(
+                f"{folder}: adapts an embedding ({name}); merge the adapter into a full model to serve it"
+            )
+        parent, _, child = name.rpartition(".")
+        wrapped = _LoraModule(module, self._selection)
+        setattr(self._model.get_submodule(parent), child, wrapped)
+        self._wrapped[name] = wrapped
+
+    @contextmanager
+    def rows(self, slots: list[int]) -> Iterator[None]:
+        """Within the block, row i of a forward pass is answered by the adapter in `slots[i]`."""
+        self._selection.choose(slots)
+        yield
+
+
+class _Selection:
+    """Which adapter answers which row, shared by all wrapped modules."""
+
+    def __init__(self) -> None:
+        self.slots: list[int] = []
+        self.version = 0
+        self.any = False
+
+    def choose(self, slots: list[int]) -> None:
+        if slots != self.slots:
+            self.slots = list(slots)
+            self.any = any(slots)
+            self.version += 1
+
+
+class _LoraModule(nn.Module):
+    """A module plus, for each row, its adapter's low-rank change."""
+
+    def __init__(self, base: nn.Module, selection: _Selection) -> None:
+        super().__init__()
+        self.base = base
+        self._selection = selection
+        self._parts: dict[int, Part] = {}
+        self._version = -1
+        self._gathered: Part | None = None
+
+    def set(self, slot: int, part: Part, folder: str) -> None:
+        weight: Any = self.base.weight
+        outputs, inputs = part.up.shape[0], part.down.shape[1]
+        if {outputs, inputs} != set(weight.shape):
+            raise ArtifactError(
+                f"{folder}: a change of {outputs} x {inputs} for a weight of {weight.shape[0]} x {weight.shape[1]};"
+                " the adapter belongs to another model"
+            )
+        self._parts[slot] = Part(part.down.to(weight.device, weight.dtype), part.up.to(weight.device, weight.dtype))
+        self._version = -1
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        output: torch.Tensor = self.base(x, *args, **kwargs)
+        if not self._selection.any:
+            return output
+        if self._version != self._selection.version:
+            self._gather()
+        if self._gathered is None:
+            return output
+        return output + (x @ self._gathered.down) @ self._gathered.up
+
+    def _gather(self) -> None:
+        """The rows' matrices as one batch: down [rows, inputs, rank], up [rows, rank, outputs]; zeros for base rows."""
+        self._version = self._selection.version
+        used = [slot for slot in self._selection.slots if slot in self._parts]
+        if not used:
+            self._gathered = None
+            return
+        order = {slot: i for i, slot in enumerate(dict.fromkeys(used))}
+        rank = max(self._parts[slot].down.shape[0] for slot in order)
+        some = self._parts[used[0]]
+        down = some.down.new_zeros((len(order) + 1, some.down.shape[1], rank))
+        up = some.up.new_zeros((len(order) + 1, rank, some.up.shape[0]))
+        for slot, i in order.items():
+            part = self._parts[slot]
+            down[i, :, : part.down.shape[0]] = part.down.T
+            up[i, : part.down.shape[0]] = part.up.T
+        index = torch.tensor([order.get(slot, len(order)) for slot in self._selection.slots], device=down.device)
+        self._gathered = Part(down[index], up[index])
+
+
+def read_adapter(folder: Path, model_name: str) -> dict[str, Part]:
+    """The low-rank pairs in a PEFT LoRA folder, by module name.
+
+    Raises:
+        ArtifactError: not a LoRA adapter of `model_name` that can be served beside others.
+    """
+    from peft import LoraConfig
+    from peft.utils.other import get_pattern_key
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    _check_origin(folder, model_name)
+    try:
+        raw = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        if raw.get("peft_type") != "LORA":
+            raise ArtifactError(f"{folder}: an adapter of type {raw.get('peft_type')}; only LoRA adapters are served")
+        config = LoraConfig.from_pretrained(str(folder))
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, TypeError, SafetensorError) as exc:
+        raise ArtifactError(f"{folder}: not a readable PEFT adapter ({exc})") from exc
+    special = [text for field, text in UNSUPPORTED.items() if getattr(config, field, None)]
+    if special or config.bias != "none":
+        what = ", ".join(special) or f"bias={config.bias}"
+        raise ArtifactError(f"{folder}: uses {what}; merge it into a full model (PEFT's merge_and_unload) to serve it")
+    parts = {}
+    for key, down in tensors.items():
+        name, found, _ = key.removeprefix("base_model.model.").partition(".lora_A.weight")
+        if not found:
+            if ".lora_B.weight" in key:
+                continue
+            raise ArtifactError(f"{folder}: holds {key!r}, which is not a LoRA matrix of a linear layer")
+        up = tensors.get(key.replace(".lora_A.", ".lora_B."))
+        if up is None:
+            raise ArtifactError(f"{folder}: damaged ({key!r} has no lora_B)")
+        rank = down.shape[0]
+        alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, name), config.lora_alpha)
+        scaling = alpha / (rank**0.5 if config.use_rslora else rank)
+        parts[name] = Part(down, up * scaling)
+    if not parts:
+        raise ArtifactError(f"{folder}: the adapter is empty")
+    return parts
+
+
+def _check_origin(folder: Path, model_name: str) -> None:
+    path = folder / "origin.json"
+    if not path.exists():
+        return
+    try:
+        origin = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as exc:
+        raise ArtifactError(f"{path}: damaged ({exc})") from exc
+    base = origin.get("base_model") if isinstance(origin, dict) else None
+    if isinstance(base, str) and base != model_name:
+        raise ArtifactError(f"{folder}: the adapter was trained on {base!r} and cannot answer on {model_name!r}")

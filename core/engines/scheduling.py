@@ -1,0 +1,241 @@
+"""The one thread that owns a model: it takes requests from many threads and answers them in one running batch.
+
+Callers take turns: of several batches that wait, each gives one request to the
+running batch in rotation, so a single chat never waits for a batch of hundreds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Protocol
+
+from core.engines.answer import AnswerText
+from core.engines.base import Result
+from core.engines.decoding import Decoder, Row
+from core.engines.lora import AdapterBank
+from core.engines.sampling import Sampler
+from core.errors import EngineError, EngineUnavailable, TuneforkError
+from core.types import Completion, Delta, FinishReason, Request, Usage
+
+RESERVED_ANSWER = 256
+"""Columns set aside for an answer when its row is admitted; a longer one may grow past them."""
+
+
+class Ask:
+    """One request on its way through the batch."""
+
+    def __init__(self, index: int, request: Request, prompt: Sequence[int], max_new: int, call: Call) -> None:
+        self.index = index
+        self.request = request
+        self.prompt = prompt
+        self.max_new = max_new
+        self.call = call
+        self.row: Row | None = None
+        self.answer: AnswerText | None = None
+        self.made = 0
+        self.started = 0.0
+
+
+class Call:
+    """What one caller asked for, and the way back to it."""
+
+    def __init__(self, deltas: bool) -> None:
+        self.deltas = deltas
+        """Whether pieces are wanted, or only whole answers."""
+        self.out: SimpleQueue[tuple[int, Delta | Result]] = SimpleQueue()
+        self.cancelled = False
+        """Set by the caller; the worker frees the rows before its next step."""
+
+
+class _Decode(Protocol):
+    def __call__(self, ids: Sequence[int], /) -> str: ...
+
+
+class Scheduler:
+    """Owns the thread, the decoder and the queue."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        bank: AdapterBank,
+        decode: _Decode,
+        end_ids: frozenset[int],
+        *,
+        max_rows: int,
+        max_columns: int,
+        prefill_tokens: int,
+    ) -> None:
+        """
+        Args:
+            decode: token ids to text.
+            end_ids: tokens that end an answer.
+            max_rows: most rows in the running batch.
+            max_columns: most columns of keys and values, rows x longest row, over the running batch.
+            prefill_tokens: most prompt tokens taken in between two steps (one prompt at least).
+        """
+        self._decoder = decoder
+        self._bank = bank
+        self._decode = decode
+        self._end_ids = end_ids
+        self._max_rows = max_rows
+        self._max_columns = max_columns
+        self._prefill_tokens = prefill_tokens
+        self._waiting: deque[deque[Ask]] = deque()
+        self._running: list[Ask] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="tunefork-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, asks: Sequence[Ask]) -> None:
+        """Queue the requests of one call. Raises EngineUnavailable after `close`."""
+        # Longest first: neighbours in length are prefilled with little padding, and the batch's tail is short.
+        ordered = deque(sorted(asks, key=lambda ask: -len(ask.prompt)))
+        with self._changed:
+            if self._closed:
+                raise EngineUnavailable("the engine is closed")
+            if ordered:
+                self._waiting.append(ordered)
+                self._changed.notify()
+
+    def cancel(self, call: Call) -> None:
+        """Withdraw what `call` still has waiting or running."""
+        with self._changed:
+            call.cancelled = True
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Stop the thread; what waits or runs ends with EngineUnavailable."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and not self._waiting and not self._running:
+                    self._changed.wait()
+                if self._closed:
+                    break
+                self._waiting = deque(w for w in (self._live(w) for w in self._waiting) if w)
+                chosen = self._choose()
+            self._drop([ask for ask in self._running if ask.call.cancelled])
+            self._guarded(self._admit, chosen)
+            if self._running:
+                self._guarded(self._step, self._running)
+        gone = EngineUnavailable("the engine was closed before it answered")
+        self._fail([*self._running, *(ask for waiting in self._waiting for ask in waiting)], gone)
+        self._decoder.clear()
+
+    @staticmethod
+    def _live(waiting: deque[Ask]) -> deque[Ask]:
+        return waiting if not any(ask.call.cancelled for ask in waiting) else deque()
+
+    def _choose(self) -> list[Ask]:
+        """Requests to admit now: callers in rotation, as many as rows, columns and prompt tokens allow."""
+        chosen: list[Ask] = []
+        tokens = 0
+        longest = max((_columns(ask) for ask in self._running), default=0)
+        while self._waiting:
+            ask = self._waiting[0][0]
+            rows = len(self._running) + len(chosen) + 1
+            longest = max(longest, _columns(ask))
+            tokens += len(ask.prompt)
+            fits = rows <= self._max_rows and rows * longest <= self._max_columns
+            if (chosen and tokens > self._prefill_tokens) or (rows > 1 and not fits):
+                break
+            chosen.append(ask)
+            self._waiting[0].popleft()
+            if not self._waiting[0]:
+                self._waiting.popleft()
+            self._waiting.rotate(-1)
+        return chosen
+
+    def _guarded(self, work: Callable[[list[Ask]], None], asks: list[Ask]) -> None:
+        """Run `work`; when the model fails, the rows it may have spoilt fail with it, and the thread lives on."""
+        try:
+            work(asks)
+        except Exception as exc:  # noqa: BLE001 - whatever torch raises must reach the callers, who wait for an answer
+            lines = str(exc).strip().splitlines()
+            error = EngineError(f"the model failed: {type(exc).__name__}: {lines[0] if lines else 'no message'}")
+            error.__cause__ = exc
+            self._decoder.clear()
+            self._fail({id(ask): ask for ask in [*asks, *self._running]}.values(), error)
+            self._running = []
+
+    def _admit(self, asks: list[Ask]) -> None:
+        ready = []
+        for ask in asks:
+            ask.started = time.monotonic()
+            try:
+                slot = self._bank.slot(ask.request.adapter) if ask.request.adapter is not None else 0
+            except TuneforkError as exc:
+                self._fail([ask], _as_engine_error(exc))
+                continue
+            ask.row = Row(ask.prompt, Sampler(ask.request.sampling), slot)
+            ask.answer = AnswerText(self._decode, ask.request.sampling.stop)
+            ready.append(ask)
+        if ready:
+            self._decoder.admit([ask.row for ask in ready if ask.row is not None])
+            self._running += ready
+            self._advance(ready)
+
+    def _step(self, asks: list[Ask]) -> None:
+        self._decoder.step()
+        self._advance(list(asks))
+
+    def _advance(self, asks: list[Ask]) -> None:
+        """Hand out each row's newest token, and let finished rows go."""
+        finished: list[tuple[Ask, FinishReason]] = []
+        for ask in asks:
+            assert ask.row is not None
+            assert ask.answer is not None
+            ask.made += 1
+            end = ask.row.last in self._end_ids
+            piece = "" if end else ask.answer.push(ask.row.last)
+            done = end or ask.answer.stopped or ask.made >= ask.max_new
+            if done:
+                piece += "" if ask.answer.stopped else ask.answer.finish()
+            if piece and ask.call.deltas:
+                ask.call.out.put((ask.index, Delta(piece)))
+            if done:
+                reason: FinishReason = "stop" if end or ask.answer.stopped else "length"
+                finished.append((ask, reason))
+        self._drop([ask for ask, _ in finished])
+        for ask, reason in finished:
+            ask.call.out.put((ask.index, _completion(ask, reason)))
+
+    def _drop(self, asks: list[Ask]) -> None:
+        if asks:
+            gone = {id(ask) for ask in asks}
+            self._decoder.remove([ask.row for ask in asks if ask.row is not None])
+            self._running = [ask for ask in self._running if id(ask) not in gone]
+
+    @staticmethod
+    def _fail(asks: object, error: EngineError) -> None:
+        for ask in asks:  # type: ignore[attr-defined]
+            ask.call.out.put((ask.index, error))
+
+
+def _completion(ask: Ask, reason: FinishReason) -> Completion:
+    assert ask.answer is not None
+    return Completion(
+        ask.answer.text, reason, Usage(len(ask.prompt), ask.made), latency_s=time.monotonic() - ask.started
+    )
+
+
+def _columns(ask: Ask) -> int:
+    return len(ask.prompt) + max(min(ask.max_new, RESERVED_ANSWER), ask.made)
+
+
+def _as_engine_error(exc: TuneforkError) -> EngineError:
+    if isinstance(exc, EngineError):
+        return exc
+    error = EngineError(str(exc))
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,212 @@
+"""The embedded default: a transformers model in this process, many requests in one running batch."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.engines import attention
+from core.engines.base import OnDone, Result
+from core.engines.decoding import Decoder
+from core.engines.lora import AdapterBank
+from core.engines.scheduling import Ask, Call, Scheduler
+from core.engines.tokens import ChatTokenizer
+from core.errors import ContextTooLong, EngineError, EngineUnavailable
+from core.types import Completion, Delta, Request
+
+MAX_ROWS = 32
+"""Rows of the running batch."""
+
+PREFILL_TOKENS = 4096
+"""Prompt tokens taken in between two decode steps."""
+
+CACHE_BYTES_CPU = 1 << 30
+"""Keys and values of the running batch on a CPU; a graphics card gives half of what the weights leave free."""
+
+
+class TransformersEngine:
+    """A model folder, answering. Loaded at construction."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        dtype: torch.dtype | None = None,
+        max_rows: int = MAX_ROWS,
+        reuse_prefixes: bool = True,
+    ) -> None:
+        """
+        Args:
+            name: the model's name as the user wrote it.
+            dtype: None: bf16 where the hardware multiplies it, else fp32.
+            reuse_prefixes: keep the keys and values of prompt beginnings that several requests share.
+
+        Raises:
+            EngineUnavailable: the folder's model cannot be loaded, or is of a kind this engine cannot batch.
+        """
+        self._name = name
+        self._tokens = ChatTokenizer(folder)
+        self._model = load_model(folder, dtype)
+        self._window = _context_window(self._model.config, self._tokens)
+        self._bank = AdapterBank(self._model, name)
+        columns = _cache_columns(self._model)
+        self._scheduler = Scheduler(
+            Decoder(
+                self._model,
+                self._bank,
+                prefill_tokens=PREFILL_TOKENS,
+                prefix_tokens=columns // 4 if reuse_prefixes else 0,
+            ),
+            self._bank,
+            self._tokens.text,
+            self._tokens.end_ids | _generation_ends(self._model),
+            max_rows=max_rows,
+            max_columns=columns,
+            prefill_tokens=PREFILL_TOKENS,
+        )
+        self._closed = False
+        # The worker must not be inside torch when the interpreter tears down.
+        atexit.register(self.close)
+
+    @property
+    def model(self) -> str:
+        return self._name
+
+    @property
+    def context_window(self) -> int | None:
+        return self._window
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._tokens.ids(text))
+
+    def complete(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Result]:
+        """Answers in order. When the calling thread is interrupted, what it asked for is withdrawn."""
+        call = Call(deltas=False)
+        results: list[Result | None] = [None] * len(requests)
+        asks = []
+        for index, request in enumerate(requests):
+            ask = self._ask(index, request, call)
+            if isinstance(ask, Ask):
+                asks.append(ask)
+            else:
+                call.out.put((index, ask))
+        try:
+            self._scheduler.submit(asks)
+            for _ in requests:
+                index, result = call.out.get()
+                assert not isinstance(result, Delta)
+                results[index] = result
+                if on_done is not None:
+                    on_done(index, result)
+        except BaseException:
+            self._scheduler.cancel(call)
+            raise
+        return [result for result in results if result is not None]
+
+    def stream(self, request: Request) -> Iterator[Delta]:
+        call = Call(deltas=True)
+        ask = self._ask(0, request, call)
+        if not isinstance(ask, Ask):
+            raise ask
+        self._scheduler.submit([ask])
+        try:
+            while True:
+                _, item = call.out.get()
+                if isinstance(item, EngineError):
+                    raise item
+                if isinstance(item, Completion):
+                    yield Delta("", item)
+                    return
+                yield item
+        finally:
+            self._scheduler.cancel(call)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        self._scheduler.close()
+        del self._model, self._bank
+
+    def _ask(self, index: int, request: Request, call: Call) -> Ask | EngineError:
+        try:
+            prompt = self._tokens.encode(request.messages)
+        except EngineError as exc:
+            return exc
+        max_new = request.sampling.max_tokens
+        if self._window is not None:
+            if len(prompt) + 1 > self._window:
+                return ContextTooLong(len(prompt), self._window)
+            max_new = min(max_new, self._window - len(prompt))
+        return Ask(index, request, prompt, max_new, call)
+
+
+def load_model(folder: Path, dtype: torch.dtype | None = None) -> Any:
+    """The causal language model in `folder`, in eval mode, on the graphics card where there is one.
+
+    Raises:
+        EngineUnavailable: it cannot be loaded, or its forward pass lacks what batching needs.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or best_dtype(device), local_files_only=True, use_safetensors=True
+        )
+    except Exception as exc:  # noqa: BLE001 - loaders raise whatever a damaged file makes them trip over
+        lines = str(exc).strip().splitlines()
+        raise EngineUnavailable(f"{folder}: the model cannot be loaded ({lines[0] if lines else exc!r})") from exc
+    missing = {"position_ids", "logits_to_keep"} - set(inspect.signature(model.forward).parameters)
+    if missing:
+        raise EngineUnavailable(
+            f"{folder}: models of type {model.config.model_type!r} cannot be batched in process"
+            f" (no {', '.join(sorted(missing))}); use the vllm engine, or MODEL@URL"
+        )
+    config = model.config.get_text_config()
+    if getattr(config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # SDPA leaves the cap out
+    elif model.config._attn_implementation == "sdpa":
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def best_dtype(device: str) -> torch.dtype:
+    """bf16 where the hardware multiplies it; on other CPUs torch emulates it, several times slower than fp32."""
+    if device != "cpu":
+        return torch.bfloat16
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+
+
+def _generation_ends(model: Any) -> frozenset[int]:
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    return frozenset([ends] if isinstance(ends, int) else ends or ())
+
+
+def _context_window(config: Any, tokens: ChatTokenizer) -> int | None:
+    window = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(window) if window else tokens.max_length
+
+
+def _cache_columns(model: Any) -> int:
+    """Columns of keys and values (one token in all layers) that the running batch may hold."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    column_bytes = 2 * config.num_hidden_layers * heads * dim * model.dtype.itemsize
+    free = CACHE_BYTES_CPU
+    if model.device.type == "cuda":
+        free = torch.cuda.mem_get_info(model.device)[0] // 2
+    return int(max(free // column_bytes, 1))

@@ -1,0 +1,100 @@
+"""How well an index finds the passages marked as right: pure of the command line, for advise and benchmarks too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.errors import DataError
+from core.rows import Row
+from core.stats import Estimate, share
+from core.types import Source
+from rag.metrics import Qrels, ndcg, recall, reciprocal_rank
+
+DEPTH = 100
+"""Documents ranked for each query: MRR looks this deep."""
+
+LATENCY_QUERIES = 100
+
+Search = Callable[[Sequence[str], int], list[list[Source]]]
+"""`Retriever.search`."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One query's outcome."""
+
+    id: str
+    ranking: tuple[str, ...]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    queries: list[Scored]
+    metrics: dict[str, Estimate]
+    without_gold: int
+    """Rows with no relevant document marked: not scored."""
+    unknown_gold: int
+    """Relevant documents that are not in the index: no retriever can find them, and they count as missed."""
+    latency_p50_ms: float
+    latency_p95_ms: float
+
+
+def evaluate(search: Search, document_ids: Sequence[str], rows: Sequence[Row], qrels: Qrels | None) -> Evaluation:
+    """Metrics over the rows that have relevant documents: by `qrels` where given, else by their `context_ids`.
+
+    Raises:
+        DataError: no row has any.
+    """
+    known = set(document_ids)
+    wanted: list[tuple[Row, dict[str, int]]] = []
+    unknown: set[str] = set()
+    for row in rows:
+        judged = qrels.get(row.id, {}) if qrels is not None else dict.fromkeys(row.context_ids, 1)
+        if any(grade > 0 for grade in judged.values()):
+            wanted.append((row, judged))
+            unknown.update(id for id, grade in judged.items() if grade > 0 and id not in known)
+    if not wanted:
+        source = "the qrels name none of its ids" if qrels is not None else "no row has `context_ids`"
+        raise DataError(f"there is nothing to score: {source}; mark the right documents or give --qrels")
+    texts = [row.input for row, _ in wanted]
+    rankings = [_documents(sources) for sources in search(texts, DEPTH)]
+    queries = [
+        Scored(row.id, ranking, scores(ranking, judged))
+        for (row, judged), ranking in zip(wanted, rankings, strict=True)
+    ]
+    metrics = {name: share([query.scores[name] for query in queries]) for name in queries[0].scores}
+    p50, p95 = _latency_ms(search, texts)
+    return Evaluation(queries, metrics, len(rows) - len(wanted), len(unknown), p50, p95)
+
+
+def scores(ranking: Sequence[str], judged: Mapping[str, int]) -> dict[str, float]:
+    return {
+        "recall@1": recall(ranking, judged, 1),
+        "recall@5": recall(ranking, judged, 5),
+        "recall@10": recall(ranking, judged, 10),
+        "mrr": reciprocal_rank(ranking, judged),
+        "ndcg@10": ndcg(ranking, judged, 10),
+    }
+
+
+def _documents(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Document ids in the order of their best passage."""
+    return tuple(dict.fromkeys(source.document_id for source in sources))
+
+
+def _latency_ms(search: Search, texts: Sequence[str]) -> tuple[float, float]:
+    """p50 and p95 of one query at a time, its embedding included."""
+    some = texts[:: max(1, len(texts) // LATENCY_QUERIES)][:LATENCY_QUERIES]
+    search(some[:1], 10)
+    taken = []
+    for text in some:
+        start = time.perf_counter()
+        search([text], 10)
+        taken.append(1000 * (time.perf_counter() - start))
+    p50, p95 = np.percentile(taken, [50, 95])
+    return float(p50), float(p95)

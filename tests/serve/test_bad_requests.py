@@ -1,0 +1,223 @@
+"""Whatever is wrong comes back in OpenAI's envelope, with the field and a code, and nothing of this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from core.errors import ContextTooLong, EngineError, EngineTimeout, EngineUnavailable
+from core.workspace import Workspace
+from tests.serve.conftest import EchoEngine, Server, declare
+
+ASK: Any = [{"role": "user", "content": "hi"}]
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def server(serve: Serve, workspace: Workspace) -> Server:
+    declare(workspace, "faq")
+    return serve(max_body_bytes=100_000)
+
+
+def post(server: Server, body: Any, **options: Any) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/chat/completions", json=body, **options)
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    document = response.json()
+    assert set(document) == {"error"}
+    assert set(document["error"]) == {"message", "type", "param", "code"}
+    assert response.headers["x-request-id"]
+    return dict(document["error"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"tools": []}, "tools", "unsupported_parameter"),
+        ({"tool_choice": "none"}, "tool_choice", "unsupported_parameter"),
+        ({"functions": []}, "functions", "unsupported_parameter"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),
+        ({"logprobs": True}, "logprobs", "unsupported_value"),
+        ({"top_logprobs": 3}, "top_logprobs", "unsupported_parameter"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_value"),
+        ({"presence_penalty": -1}, "presence_penalty", "unsupported_value"),
+        ({"logit_bias": {"50256": -100}}, "logit_bias", "invalid_value"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type", "unsupported_value"),
+        ({"service_tier": "flex"}, "service_tier", "unsupported_value"),
+        ({"store": True}, "store", "unsupported_value"),
+        ({"banana": 1}, "banana", "unknown_parameter"),
+        ({"\ud800": 1}, "?", "unknown_parameter"),
+        ({"temperature": 2.5}, "temperature", "invalid_value"),
+        ({"temperature": -0.1}, "temperature", "invalid_value"),
+        ({"temperature": "warm"}, "temperature", "invalid_type"),
+        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"n": 17}, "n", "invalid_value"),
+        ({"n": True}, "n", "invalid_type"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 1.5}, "max_tokens", "invalid_type"),
+        ({"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens", "invalid_value"),
+        ({"seed": 2**63}, "seed", "invalid_value"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
+        ({"stop": ""}, "stop[0]", "invalid_value"),
+        ({"stop": [1]}, "stop[0]", "invalid_type"),
+        ({"stream": "yes"}, "stream", "invalid_type"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter"),
+        ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": "hi"}, "messages", "invalid_type"),
+        ({"messages": ["hi"]}, "messages[0]", "invalid_value"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", "unsupported_value"),
+        ({"messages": [{"content": "x"}]}, "messages[0]", "invalid_value"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "invalid_value"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "invalid_value"),
+        ({"messages": [{"role": "user", "content": "x", "x": 1}]}, "messages[0].x", "unknown_parameter"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]},
+            "messages[0].content",
+            "unsupported_value",
+        ),
+        ({"messages": [{"role": "system", "content": "x"}]}, "messages", "invalid_value"),
+        ({"model": 3}, "model", "invalid_type"),
+        ({"model": ""}, "model", "invalid_value"),
+    ],
+)
+def test_field_that_cannot_be_honoured_is_refused(
+    server: Server, fields: dict[str, Any], param: str, code: str
+) -> None:
+    content = json.dumps({"model": "faq", "messages": ASK, **fields})
+    response = httpx.post(
+        f"{server.url}/v1/chat/completions", content=content, headers={"content-type": "application/json"}
+    )
+    error = error_of(response)
+    assert (response.status_code, error["param"], error["code"]) == (400, param, code), error
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("missing", ["model", "messages"])
+def test_missing_field_is_named(server: Server, missing: str) -> None:
+    body = {"model": "faq", "messages": ASK}
+    del body[missing]
+    response = post(server, body)
+    assert response.status_code == 400
+    assert (error_of(response)["param"], error_of(response)["code"]) == (missing, "missing_required_parameter")
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"{", "invalid_json"),
+        (b"", "missing_required_parameter"),
+        (b"[1]", "invalid_body"),
+        (b'{"model": "\xff"}', "invalid_body"),
+        (b'{"temperature": NaN, "model": "faq", "messages": []}', "invalid_value"),
+        (b"[" * 50_000, "invalid_body"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "invalid_body"),
+    ],
+)
+def test_garbled_body_is_a_400(server: Server, content: bytes, code: str) -> None:
+    url, headers = f"{server.url}/v1/chat/completions", {"content-type": "application/json"}
+    response = httpx.post(url, content=content, headers=headers)
+    assert response.status_code == 400
+    assert error_of(response)["code"] in (code, "invalid_body")
+
+
+def test_other_content_type_is_a_400_that_says_so(server: Server) -> None:
+    response = httpx.post(f"{server.url}/v1/chat/completions", data={"model": "faq"})
+    assert response.status_code == 400
+    assert "application/json" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_large_body_is_a_413(server: Server, announced: bool) -> None:
+    content = json.dumps({"model": "faq", "messages": [{"role": "user", "content": "x" * 200_000}]}).encode()
+    sent: Any = content if announced else iter([content[:50_000], content[50_000:]])
+    headers = {"content-type": "application/json"}
+    response = httpx.post(f"{server.url}/v1/chat/completions", content=sent, headers=headers)
+    assert response.status_code == 413
+    assert error_of(response)["code"] == "body_too_large"
+
+
+def test_unknown_model_is_a_404_with_near_names(server: Server) -> None:
+    with pytest.raises(openai.NotFoundError, match="faq") as caught:
+        server.client().chat.completions.create(model="faqq", messages=ASK)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError) as caught:
+        server.client().models.retrieve("faqq")
+    assert caught.value.code == "model_not_found"
+
+
+def test_unknown_route_and_method(server: Server) -> None:
+    missing = httpx.get(f"{server.url}/v1/nothing")
+    assert (missing.status_code, error_of(missing)["code"]) == (404, "unknown_url")
+    wrong = httpx.put(f"{server.url}/v1/chat/completions")
+    assert (wrong.status_code, error_of(wrong)["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (ContextTooLong(5000, 4096), 400, "context_length_exceeded"),
+        (EngineUnavailable("http://10.0.0.1 /secret/path"), 503, "engine_unavailable"),
+        (EngineTimeout("/secret/path"), 504, "engine_timeout"),
+        (EngineError("/secret/path"), 502, "engine_error"),
+        (ZeroDivisionError("/secret/path"), 500, "internal_error"),
+    ],
+)
+def test_engine_failure_before_the_first_piece_is_an_http_error(
+    serve: Serve,
+    workspace: Workspace,
+    engines: dict[str, EchoEngine],
+    failure: Any,
+    status: int,
+    code: str,
+    stream: bool,
+) -> None:
+    declare(workspace, "faq")
+    engines["echo"] = EchoEngine(error=failure)
+    response = post(serve(), {"model": "faq", "messages": ASK, "stream": stream})
+    assert (response.status_code, error_of(response)["code"]) == (status, code)
+    assert "secret" not in response.text
+    assert "Traceback" not in response.text
+
+
+def test_engine_failure_in_mid_stream_is_an_error_event_without_done(
+    serve: Serve, workspace: Workspace, engines: dict[str, EchoEngine]
+) -> None:
+    declare(workspace, "faq")
+    engines["echo"] = EchoEngine(error=EngineError("/secret/path"), error_after=1)
+    server = serve()
+    response = post(server, {"model": "faq", "messages": ASK, "stream": True})
+    assert response.status_code == 200
+    last = response.text.strip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_error"
+    assert "secret" not in response.text
+    with pytest.raises(openai.APIError, match="failed on this request"):
+        list(server.client().chat.completions.create(model="faq", messages=ASK, stream=True))
+
+
+def test_damaged_remedy_is_a_503_and_leaves_the_others_alone(serve: Serve, workspace: Workspace) -> None:
+    declare(workspace, "faq")
+    declare(workspace, "bad")
+    workspace.use_case("bad").remedy_path.write_text("{", encoding="utf-8")
+    server = serve()
+    response = post(server, {"model": "bad", "messages": ASK})
+    assert (response.status_code, error_of(response)["code"]) == (503, "artifact_unusable")
+    assert str(workspace.path) not in response.text
+    assert server.client().chat.completions.create(model="faq", messages=ASK).choices
+
+
+def test_request_id_is_the_clients_when_sane(server: Server) -> None:
+    assert httpx.get(f"{server.url}/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    assert httpx.get(f"{server.url}/health", headers={"x-request-id": "a b"}).headers["x-request-id"].startswith("req_")
