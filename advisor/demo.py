@@ -127,7 +127,7 @@ def _server() -> Iterator[str]:
         line = process.stdout.readline()
         if not line:
             raise EngineUnavailable(f"the demo stopped: the server ended with {process.wait()}")
-        yield str(json.loads(line)["url"])
+        yield str(json.loads(line)["url"]).removesuffix("/v1")
     finally:
         process.terminate()
         try:

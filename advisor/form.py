@@ -22,7 +22,13 @@ MIN_OUTPUTS = 10
 """Fewer outputs show no rule: ten that agree leave a rule broken by a fifth of all outputs a chance of 11 %."""
 
 SHARE = 0.98
-"""How many outputs must agree. Real training sets hold a few odd rows."""
+"""How many outputs must be of a kind (JSON, numbers). Real training sets hold a few odd rows."""
+
+ALIKE = 0.995
+"""How many must share a start, a phrase, a shape: a rule that 1 % of the house's own answers break is none."""
+
+MAX_NUMBER_LABELS = 12
+"""More numbers than this are quantities, not classes, however often each occurs."""
 
 MAX_LABELS_SHOWN = 200
 MAX_EXAMPLE_CHARS = 400
@@ -69,15 +75,21 @@ class FormSpec:
 
 def learn_form(rows: Sequence[Row]) -> FormSpec:
     """The shape of the outputs of training `rows`; refusals and unanswerable rows teach nothing about it."""
-    from core.labels import closed_labels
-
-    labels = closed_labels(rows)
+    labels = label_set(rows)
     if labels:
-        return _of_labels(tuple(labels), len(rows))
+        return _of_labels(labels, len(rows))
     outputs = [row.output.strip() for row in rows if row.answers and row.answerable and not is_refusal(row.output)]
     if len(outputs) < MIN_OUTPUTS:
         return FormSpec(outputs=len(outputs))
     return _of_json(outputs) or _of_numbers(outputs) or _of_text(outputs)
+
+
+def label_set(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The closed set of labels that the gold answers of `rows` are; () where they are none."""
+    from core.labels import closed_labels
+
+    labels = tuple(closed_labels(rows) or ())
+    return () if len(labels) > MAX_NUMBER_LABELS and _most(labels, _is_number) else labels
 
 
 def _of_labels(labels: tuple[str, ...], n: int) -> FormSpec:
@@ -124,16 +136,14 @@ def _of_numbers(outputs: Sequence[str]) -> FormSpec | None:
 
 
 def _of_text(outputs: Sequence[str]) -> FormSpec:
-    checks = [
-        check
-        for learn in (_shape, _ends, _last_line, _one_line, _length, _script, _language)
-        for check in learn(outputs)
-    ]
+    pattern = [*_shape(outputs), *_ends(outputs), *_last_line(outputs)]
+    prose = [] if pattern else _language(outputs)
+    checks = [*pattern, *_one_line(outputs), *_length(outputs), *_script(outputs), *prose]
     return FormSpec(tuple(checks), _line(outputs, checks), len(outputs))
 
 
 def _shape(outputs: Sequence[str]) -> list[Check]:
-    patterns = shape_patterns(outputs, SHARE)
+    patterns = shape_patterns(outputs, ALIKE)
     if not patterns:
         return []
     pattern = re.compile("|".join(f"(?:{p})" for p in patterns))
@@ -143,12 +153,12 @@ def _shape(outputs: Sequence[str]) -> list[Check]:
 
 def _ends(outputs: Sequence[str]) -> list[Check]:
     checks = []
-    start, end = common_start(outputs, SHARE), common_end(outputs, SHARE)
+    start, end = common_start(outputs, ALIKE), common_end(outputs, ALIKE)
     if start:
         checks.append(Check("start", f"The answer starts with {start!r}", lambda text: text.startswith(start)))
     if end:
         checks.append(Check("end", f"The answer ends with {end!r}", lambda text: text.endswith(end)))
-    run = common_run(outputs, SHARE)
+    run = common_run(outputs, ALIKE)
     if run and run not in start and run not in end:
         spaced = f" {run} "
         checks.append(
@@ -162,7 +172,7 @@ def _last_line(outputs: Sequence[str]) -> list[Check]:
     lines = [output.rsplit("\n", 1)[-1].strip() for output in outputs if "\n" in output]
     if len(lines) < SHARE * len(outputs):
         return []
-    start = common_start(lines, SHARE)
+    start = common_start(lines, ALIKE)
     rest = [line[len(start) :].strip() for line in lines]
     numeric = _most(rest, _is_number)
     if not start and not numeric:
@@ -233,7 +243,8 @@ def _line(outputs: Sequence[str], checks: Sequence[Check]) -> str | None:
 
 def _example(outputs: Sequence[str]) -> str:
     """A typical output, of middle length, cut where it is long."""
-    typical = sorted(outputs, key=lambda output: (len(output), output))[len(outputs) // 2]
+    plain = [output for output in outputs if output.isascii()] or outputs
+    typical = sorted(plain, key=lambda output: (len(output), output))[len(plain) // 2]
     return typical if len(typical) <= MAX_EXAMPLE_CHARS else typical[:MAX_EXAMPLE_CHARS] + " ..."
 
 

@@ -1,4 +1,4 @@
-"""A model's shape without its weights: from a config.json, a folder, a GGUF file, a known name, or plain numbers.
+"""A model's shape without its weights: from a hub-style config, or from plain numbers.
 
 Everything `advisor.estimate` computes follows from this one value. No torch and
 no hub: a config is a few integers, and so is a parameter count.
@@ -6,14 +6,13 @@ no hub: a config is a few integers, and so is a parameter count.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from core.errors import ConfigError, DataError, UnknownName
+from core.errors import ConfigError, DataError
 
 Kind = Literal["decoder", "encoder", "speech", "diffusion", "detection"]
 
@@ -113,67 +112,17 @@ FAMILIES: dict[str, Family] = {
 
 # Other architectures name the same thing otherwise (transformers' attribute_map).
 _ALIASES: dict[str, tuple[str, ...]] = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers"),
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
     "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
-    "intermediate_size": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim"),
+    "intermediate_size": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
     "vocab_size": ("vocab_size",),
     "head_dim": ("head_dim",),
+    "moe_intermediate_size": ("moe_intermediate_size",),
     "max_position_embeddings": ("max_position_embeddings", "n_positions"),
 }
 _NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-
-
-def resolve(name: str) -> ModelShape:
-    """Shape of `--model NAME`: a folder, a config.json, a GGUF file, or a known name. Nothing is downloaded.
-
-    Raises:
-        UnknownName: neither a path nor a known name; lists near ones.
-        ConfigError | DataError: a path that cannot be used.
-    """
-    from advisor.known_models import known_names, known_shape
-
-    path = Path(name).expanduser()
-    if path.exists() or name.startswith((".", "/", "~")) or name.endswith((".json", ".gguf")):
-        return shape_from_path(path)
-    if "@http" in name:
-        raise ConfigError(
-            f"model {name!r} is behind an endpoint, its shape is not known here; give --params (such as 7e9)"
-        )
-    shape = known_shape(name)
-    if shape is None:
-        hint = "(a known name, a folder, or say the shape: --config config.json, or --params 7e9)"
-        raise UnknownName("model", name, known_names(), hint=hint)
-    return shape
-
-
-def shape_from_path(path: Path) -> ModelShape:
-    """Shape of a config.json, a folder that holds one, or a GGUF file; tensors are not read, only their headers."""
-    if path.is_dir():
-        config = path / "config.json"
-        if not config.is_file():
-            raise ConfigError(f"{path}: not a model folder (no config.json)")
-        shape = shape_from_path(config)
-        stored = _safetensors_params(path)
-        return shape if stored is None else replace(shape, params=stored, name=path.resolve().name)
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: no such file; give a hub-style config.json, a model folder, or --params (such as 7e9)"
-        )
-    if path.suffix == ".gguf":
-        return _shape_from_gguf(path)
-    try:
-        config_json = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
-    except UnicodeDecodeError as exc:
-        raise DataError("not a config.json (not UTF-8 text)", path) from exc
-    except json.JSONDecodeError as exc:
-        raise DataError(f"not valid JSON: {exc.msg}", path, exc.lineno) from exc
-    if not isinstance(config_json, dict):
-        raise DataError(f"not a config.json (a {type(config_json).__name__}, not an object)", path)
-    return shape_from_config(config_json, path.resolve().parent.name or str(path), path)
 
 
 def shape_from_config(config: Mapping[str, Any], name: str, path: Path | None = None) -> ModelShape:
@@ -182,16 +131,14 @@ def shape_from_config(config: Mapping[str, Any], name: str, path: Path | None = 
     Raises:
         DataError: a key is missing or is not a positive whole number, or the heads do not fit.
     """
-    if config.get("model_type") == "whisper":
-        from advisor.media_shapes import whisper
-
-        return whisper(name, config, path)
     inner = config.get("text_config")
     if isinstance(inner, Mapping) and _raw(config, "hidden_size") is None:
         shape = shape_from_config(
             {"tie_word_embeddings": config.get("tie_word_embeddings", False), **inner}, name, path
         )
         return replace(shape, assumed=True, notes=(*shape.notes, "only the text part of a multimodal model is counted"))
+    if config.get("is_encoder_decoder"):
+        raise DataError("encoder-decoder models other than Whisper are not covered; give --params", path)
     if config.get("kv_lora_rank"):
         raise DataError("latent attention (kv_lora_rank) is not covered; give --params and a plain shape", path)
     missing = [key for key in _NEEDED if _raw(config, key) is None]
@@ -240,7 +187,7 @@ def _transformer(config: Mapping[str, Any], name: str, path: Path | None) -> Mod
     outside = vocab * hidden + head + _extra_embeddings(config, family, hidden, path) + family.final_norms * norm
     total = outside + layers * (layer + router + experts * mlp_weights)
     adapted = attention if experts > 1 else (*attention, *mlp)
-    shape = ModelShape(
+    return ModelShape(
         name=name,
         kind="encoder" if family.encoder else "decoder",
         params=total,
@@ -258,7 +205,6 @@ def _transformer(config: Mapping[str, Any], name: str, path: Path | None) -> Mod
         assumed=assumed,
         notes=notes,
     )
-    return shape
 
 
 def shape_from_numbers(
@@ -414,56 +360,3 @@ def _count(config: Mapping[str, Any], key: str, path: Path | None, default: int 
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise DataError(f"{key} = {value!r} is not a positive whole number", path)
     return value
-
-
-def _safetensors_params(folder: Path) -> int | None:
-    """Parameters by the headers of the folder's safetensors files; None without any, or where they are packed (GPTQ, AWQ)."""
-    total = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 2 <= length <= file.stat().st_size:
-                raise DataError("not a safetensors file (its header is damaged)", file)
-            try:
-                header = json.loads(stream.read(length))
-            except ValueError as exc:
-                raise DataError("not a safetensors file (its header is damaged)", file) from exc
-        for key, tensor in header.items():
-            if key == "__metadata__":
-                continue
-            if tensor["dtype"] not in ("F16", "BF16", "F32"):
-                return None
-            total += math.prod(tensor["shape"])
-    return total or None
-
-
-def _shape_from_gguf(path: Path) -> ModelShape:
-    """Shape by a GGUF file's metadata; the tensors' own shapes give the count."""
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError) as exc:
-        raise DataError(f"not a GGUF file ({exc})", path) from exc
-
-    def field(key: str) -> Any:
-        entry = reader.fields.get(key)
-        return None if entry is None else entry.contents()
-
-    arch = str(field("general.architecture"))
-    sizes = {t.name: [int(n) for n in t.shape] for t in reader.tensors}
-    embedding = sizes.get("token_embd.weight", [0, 0])
-    config = {
-        "model_type": arch,
-        "hidden_size": field(f"{arch}.embedding_length"),
-        "num_hidden_layers": field(f"{arch}.block_count"),
-        "num_attention_heads": field(f"{arch}.attention.head_count"),
-        "num_key_value_heads": field(f"{arch}.attention.head_count_kv"),
-        "intermediate_size": field(f"{arch}.feed_forward_length"),
-        "head_dim": field(f"{arch}.attention.key_length"),
-        "max_position_embeddings": field(f"{arch}.context_length"),
-        "vocab_size": embedding[1],
-        "tie_word_embeddings": "output.weight" not in sizes,
-    }
-    shape = shape_from_config(config, path.stem, path)
-    return replace(shape, params=sum(math.prod(size) for size in sizes.values()))

@@ -157,7 +157,7 @@ def read_outcomes(path: Path | str) -> OutcomeTable:
         document = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
         document = None
-    if isinstance(document, dict) and "item" not in document:
+    if isinstance(document, dict) and not {"item", "arm", "outcome"} & set(document):
         return OutcomeTable.from_totals(document, source)
     if isinstance(document, list):
         lines, values = list(range(1, len(document) + 1)), document

@@ -21,6 +21,9 @@ COLLECTION = "passages"
 EF = 100
 """HNSW candidates looked at in building and searching."""
 
+_QUERY_RESULTS = 10_000
+"""Results of one call to Chroma: it binds each as an SQL variable, and SQLite takes 32,766."""
+
 
 class Hits(NamedTuple):
     """Rows found for one query, best first."""
@@ -55,6 +58,10 @@ class Store:
         k = min(k, self.count())
         if k == 0 or not len(vectors):
             return [Hits([], []) for _ in vectors]
+        batch = max(1, _QUERY_RESULTS // k)
+        return [hits for at in range(0, len(vectors), batch) for hits in self._nearest(vectors[at : at + batch], k)]
+
+    def _nearest(self, vectors: Vectors, k: int) -> list[Hits]:
         found = self._collection.query(query_embeddings=vectors, n_results=k, include=["metadatas", "distances"])
         return [
             Hits([int(m["row"]) for m in metadatas], [1.0 - float(d) for d in distances])

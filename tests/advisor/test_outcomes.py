@@ -109,7 +109,7 @@ def test_pretty_printed_totals_and_a_json_array_of_rows_are_read(tmp_path: Path)
     ("lines", "message"),
     [
         ([row(), row(item="q2", outcome="right")], r':2: "outcome" is \'right\'; it must be one of correct, wrong'),
-        ([row(), row()], r":2: item 'q1' stands twice in arm closed"),
+        ([row(), row()], r":2: item 'q1' stands twice in arm 'closed'"),
         ([row(), '{"item": "q2", "arm'], ":2: not JSON"),
         ([row(), "[1, 2]"], ":2: an outcome row is an object"),
         ([{"arm": "closed", "outcome": "wrong"}], ':1: "item" is missing'),

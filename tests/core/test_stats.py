@@ -56,7 +56,10 @@ def test_mcnemar_equals_statsmodels(gained: int, lost: int) -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=10))
 def test_cluster_mcnemar_equals_enumeration_of_all_signs(net: list[int]) -> None:
-    sums = [abs(sum(s * d for s, d in zip(signs, net, strict=True))) for signs in itertools.product((1, -1), repeat=len(net))]
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, net, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(net))
+    ]
     expected = np.mean([total >= abs(sum(net)) for total in sums])
     assert cluster_mcnemar(np.array(net)) == pytest.approx(expected, abs=1e-9)
 
@@ -106,7 +109,9 @@ def test_paired_interval_covers_at_its_level() -> None:
     rates = [0.25, 0.15, 0.40, 0.20]  # both right, only a, neither, only b
     cells = rng.choice(4, size=(1500, 60), p=rates)
     covered = [
-        (found := paired_difference(np.isin(row, (0, 1)), np.isin(row, (0, 3)))).low <= rates[1] - rates[3] <= found.high
+        (found := paired_difference(np.isin(row, (0, 1)), np.isin(row, (0, 3)))).low
+        <= rates[1] - rates[3]
+        <= found.high
         for row in cells
     ]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
