@@ -9,26 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from advisor.answers import AnswerCache
 from advisor.arm_names import family
 from advisor.arms import ArmRun, Bench, run_arm
+from advisor.checks import Finding, corpus_findings
 from advisor.cost import ArmCosts, Prices, arm_costs
 from advisor.materials import Materials, answer_budget, gather
 from advisor.outcomes import OutcomeRow, OutcomeTable
-from advisor.passages import holds_answer
 from advisor.plan import Plan, plan_arms
 from advisor.report import write_report
 from advisor.rule import ArmCost, DecisionSettings
 from advisor.scoring import outcome
 from advisor.verdict import Verdict, decide
-from core.engines.base import Engine
 from core.engines.open import open_engine
-from core.errors import EngineError, UserError
-from core.files import sha256_text, write_json, write_text
+from core.errors import EngineError
+from core.files import write_json, write_text
 from core.jobs import job
 from core.models import remote, starter
 from core.progress import say
@@ -82,6 +81,9 @@ def advise(
         with job(run, config), ExitStack() as held:
             started = time.monotonic()
             bench = _open(folder, settings, workspace, materials, plan, engine, held)
+            if bench.retriever is not None:
+                found = corpus_findings(materials.rows, bench.retriever.texts())
+                materials = replace(materials, findings=(*materials.findings, *found))
             arms = tuple(_run_all(bench, materials, plan))
             prices = prices or Prices()
             is_remote = remote(settings.base_model) is not None
@@ -95,7 +97,7 @@ def advise(
             table = OutcomeTable.from_rows(_table_rows(rows))
             verdict = decide(table, _decision(settings, costs))
             took = time.monotonic() - started
-            covered = _covered(bench)
+            covered = _covered(materials.findings, bench)
             advice = Advice(run, verdict, materials, plan, arms, costs, tuple(rows), bench, prices, covered, took)
             write_report(advice)
             in_force = {**verdict.to_json(), "run": run.name}
@@ -128,7 +130,7 @@ def _open(
         held.callback(retriever.close)
         index_identity = retriever.version
     say(f"loading {settings.base_model}")
-    base: Engine = open_engine(settings.base_model, workspace, engine)
+    base = open_engine(settings.base_model, workspace, engine)
     held.callback(base.close)
     known = starter(settings.base_model)
     return Bench(
@@ -144,32 +146,28 @@ def _open(
         retriever=retriever,
         index_identity=index_identity,
         max_tokens=settings.max_tokens or answer_budget(materials.rows, materials.train, base.count_tokens),
-        format_line=materials.form.answer_format() or "",
+        answer_format=materials.form.answer_format() or "",
     )
 
 
 def _run_all(bench: Bench, materials: Materials, plan: Plan) -> list[ArmRun]:
     runs = []
-    closed_rate = 0.0
     for arm in plan.arms:
         run = run_arm(bench, arm)
         runs.append(run)
-        right = _rate(bench, materials, run)
-        say(f"{arm}: {right:.0%} right" + (f" ({run.cached} answers from the cache)" if run.cached else ""))
-        if arm == "closed":
-            closed_rate = right
-        elif arm == "prompt" and right > closed_rate:
-            # The rule's first step: a prompt that helps is adopted, and the arms after it build on it.
-            bench.answer_format = bench.format_line
+        scored = [row for row in outcome_rows(bench, materials, run) if row["outcome"] != "error"]
+        right = sum(row["outcome"] == "correct" for row in scored)
+        cached = f" ({run.cached} answers from the cache)" if run.cached else ""
+        say(f"{arm}: {right} of {len(scored)} right{cached}")
     return runs
 
 
-def _covered(bench: Bench) -> dict[str, bool] | None:
+def _covered(findings: Sequence[Finding], bench: Bench) -> dict[str, bool] | None:
     """Whether the documents hold each item's gold answer at all."""
     if bench.retriever is None:
         return None
-    texts = [source.text for source in bench.retriever.documents(bench.retriever.document_ids)]
-    return {row.id: any(holds_answer(text, row) for text in texts) for row in bench.rows if row.answers}
+    missing = {item for finding in findings if finding.code == "not_in_corpus" for item in finding.items}
+    return {row.id: row.id not in missing for row in bench.rows}
 
 
 def outcome_rows(bench: Bench, materials: Materials, run: ArmRun) -> list[dict[str, Any]]:
@@ -195,11 +193,6 @@ def outcome_rows(bench: Bench, materials: Materials, run: ArmRun) -> list[dict[s
             cell["cluster"] = row.cluster
         rows.append(cell)
     return rows
-
-
-def _rate(bench: Bench, materials: Materials, run: ArmRun) -> float:
-    rows = [row for row in outcome_rows(bench, materials, run) if row["outcome"] != "error"]
-    return sum(row["outcome"] == "correct" for row in rows) / len(rows) if rows else 0.0
 
 
 def _table_rows(rows: Sequence[Mapping[str, Any]]) -> list[OutcomeRow]:

@@ -19,13 +19,13 @@ from core.engines.prompted import PromptedEngine
 from core.prompts import Demonstration, grounded
 from core.rows import Row
 from core.settings import UseCase
-from core.types import Request, Sampling, Source
+from core.types import Message, Request, Sampling, Source
 from core.workspace import UseCaseFolder, Workspace
 
 
 @dataclass
 class Bench:
-    """What all arms of one run share. `answer_format` is set once the prompt arm has shown that it helps."""
+    """What all arms of one run share."""
 
     folder: UseCaseFolder
     workspace: Workspace
@@ -39,10 +39,9 @@ class Bench:
     retriever: Retrieves | None
     index_identity: str
     max_tokens: int
-    format_line: str
-    """The answer-format line that the prompt arm tries; "" when none could be learnt."""
-    answer_format: str = ""
-    """The line in force for the arms after the prompt arm."""
+    answer_format: str
+    """The answer-format line, "" when none could be learnt: in every arm that prompts, in neither the bare base
+    nor the tuned arms, which learn the shape."""
     notes: dict[str, str] = field(default_factory=dict)
     """What a reader must know about an arm, by arm."""
     pilots: dict[str, Pilot] = field(default_factory=dict)
@@ -95,15 +94,15 @@ def run_arm(bench: Bench, arm: str) -> ArmRun:
 
 
 def _closed(bench: Bench, _arm: str) -> _Asked:
-    return _plain(bench, answer_format="")
+    return _plain(bench, formatted=False)
 
 
 def _prompt(bench: Bench, _arm: str) -> _Asked:
-    return _plain(bench, answer_format=bench.format_line)
+    return _plain(bench)
 
 
 def _few_shot(bench: Bench, arm: str) -> _Asked:
-    return _plain(bench, answer_format=bench.answer_format, shots=_shots(bench, int(arm.partition(":")[2])))
+    return _plain(bench, shots=_shots(bench, int(arm.partition(":")[2])))
 
 
 def _oracle(bench: Bench, arm: str) -> _Asked:
@@ -129,14 +128,14 @@ def _wrong_passage(bench: Bench, _arm: str) -> _Asked:
 
 def _tune(bench: Bench, arm: str) -> _Asked:
     if arm == "tune:head":
-        from tuning.head_engine import HeadEngine
+        from tuning.head_engine import load_head
 
         pilot = head_pilot(bench.folder, bench.settings, bench.workspace, bench.train)
         requests = tuple(Request(row.messages, bench.sampling) for row in bench.rows)
-        asked = _Asked(HeadEngine(pilot.folder, bench.workspace), pilot.identity, requests, pilot.train_s)
+        asked = _Asked(load_head(pilot.folder, bench.workspace.models), pilot.identity, requests, pilot.train_s)
     else:
         pilot = lora_pilot(bench.folder, bench.settings, bench.workspace, bench.train, "plain")
-        plain = _plain(bench, answer_format="", pilot=pilot)
+        plain = _plain(bench, formatted=False, pilot=pilot)
         asked = replace(plain, build_s=pilot.train_s)
     bench.pilots[arm] = pilot
     bench.notes[arm] = f"pilot on {pilot.rows} training rows, {pilot.train_s:.0f} s"
@@ -151,7 +150,7 @@ def _tune_retrieved(bench: Bench, arm: str) -> _Asked:
     pilot = lora_pilot(bench.folder, bench.settings, bench.workspace, rows, kind)
     bench.pilots[arm] = pilot
     bench.notes[arm] = f"pilot on {pilot.rows} training rows with passages, {pilot.train_s:.0f} s"
-    asked = _grounded(bench, _search(bench, bench.rows), answer_format="", pilot=pilot)
+    asked = _grounded(bench, _search(bench, bench.rows), formatted=False, pilot=pilot)
     return replace(asked, build_s=pilot.train_s)
 
 
@@ -169,10 +168,9 @@ _BUILDERS: dict[str, Callable[[Bench, str], _Asked]] = {
 
 
 def _plain(
-    bench: Bench, *, answer_format: str, shots: tuple[Demonstration, ...] = (), pilot: Pilot | None = None
+    bench: Bench, *, shots: tuple[Demonstration, ...] = (), formatted: bool = True, pilot: Pilot | None = None
 ) -> _Asked:
-    requests = [Request(row.messages, bench.sampling) for row in bench.rows]
-    return _asked(bench, requests, answer_format, shots, pilot)
+    return _asked(bench, [row.messages for row in bench.rows], shots, formatted, pilot)
 
 
 def _grounded(
@@ -180,32 +178,30 @@ def _grounded(
     passages: Sequence[Sequence[Source]],
     *,
     shots: tuple[Demonstration, ...] = (),
-    answer_format: str | None = None,
+    formatted: bool = True,
     pilot: Pilot | None = None,
 ) -> _Asked:
-    requests = [
-        Request(grounded(row.messages, sources), bench.sampling)
-        for row, sources in zip(bench.rows, passages, strict=True)
-    ]
-    return _asked(bench, requests, bench.answer_format if answer_format is None else answer_format, shots, pilot)
+    chats = [grounded(row.messages, sources) for row, sources in zip(bench.rows, passages, strict=True)]
+    return _asked(bench, chats, shots, formatted, pilot)
 
 
 def _asked(
     bench: Bench,
-    requests: Sequence[Request],
-    answer_format: str,
+    chats: Sequence[tuple[Message, ...]],
     shots: tuple[Demonstration, ...],
+    formatted: bool,
     pilot: Pilot | None,
 ) -> _Asked:
     words = PromptedEngine(
         bench.engine,
         bench.settings.instruction,
-        answer_format,
+        bench.answer_format if formatted else "",
         shots,
         adapter=None if pilot is None else str(pilot.folder),
     )
     identity = bench.model_identity + ("" if pilot is None else f"+{pilot.identity}")
-    return _Asked(bench.engine, identity, tuple(words.prompted(request) for request in requests))
+    requests = tuple(words.prompted(Request(chat, bench.sampling)) for chat in chats)
+    return _Asked(bench.engine, identity, requests)
 
 
 def _shots(bench: Bench, k: int) -> tuple[Demonstration, ...]:

@@ -6,13 +6,11 @@ from typing import Any
 
 from advisor.arm_names import family
 from advisor.few_shot import demonstrations
-from advisor.materials import answer_budget, gather
+from advisor.materials import gather
 from advisor.plan import FEW_SHOT_K
-from core.errors import ConfigError, UserError
+from core.errors import ConfigError
 from core.files import read_json
 from core.jobs import job
-from core.models import local_folder
-from core.progress import say
 from core.remedy import Remedy, save_remedy
 from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
@@ -92,8 +90,9 @@ def _method(settings: UseCase, route: str, verdict: dict[str, Any]) -> str | Non
 
 
 def _adapter(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, method: str) -> str:
-    from core.rows import read_rows
     from tuning.train import train_head, train_lora
+
+    from core.rows import read_rows
 
     assert settings.train is not None
     rows = read_rows(settings.train, "training")

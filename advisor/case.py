@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -17,29 +17,29 @@ from advisor.evidence import (
     Measure,
     Side,
     adjust,
-    at_least,
+    adjust_beside,
     compare,
     draw,
     harm,
-    rate,
     represent,
     side,
 )
 from advisor.outcomes import OutcomeTable
-from advisor.quantities import best_of, both_family, compare_rate, knowledge_family, passages, prompting, singles
-from advisor.rule import ArmCost, DecisionSettings, Findings
+from advisor.quantities import best_of, both_family, knowledge_family, prompting, singles
+from advisor.rule import ArmCost, DecisionSettings
 from core.stats import Estimate
 
 Key = tuple[str, Measure]
 """A family and what is compared."""
 
-_RAG_KEYS: tuple[Key, ...] = (
+RAG_KEYS: tuple[Key, ...] = (
     (arms.ORACLE, "content"),
     (arms.ORACLE, "correct"),
     (arms.ORACLE_FEW_SHOT, "correct"),
     (arms.RETRIEVED, "content"),
     (arms.RETRIEVED, "correct"),
 )
+"""What makes retrieval a candidate; K first."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +138,27 @@ class Case:
         }
 
     @cached_property
-    def gates(self) -> dict[Key, Comparison]:
-        """Each measured remedy against the base, p_holm over them; for K also on content where that differs."""
-        wanted: list[Key] = [(f, "correct") for f in self.measured if f != arms.CLOSED]
+    def questions(self) -> list[Key]:
+        """The four questions that Holm ranges over: does the prompt, do demonstrations, does knowledge, does tuning gain?"""
         knowledge = knowledge_family(self.measured)
-        if knowledge is not None and self.table.content_given:
-            wanted.append((knowledge, "content"))
+        measure: Measure = "content" if self.table.content_given else "correct"
+        keys: list[Key] = [(f, "correct") for f in (arms.PROMPT, arms.FEW_SHOT, arms.TUNE) if f in self.measured]
+        return keys if knowledge is None else [*keys, (knowledge, measure)]
+
+    @cached_property
+    def gates(self) -> dict[Key, Comparison]:
+        """Each measured remedy against the base; for K also on content where that is scored apart.
+
+        p_holm ranges over the questions. The other arms (our retriever beside an oracle, arms
+        that combine) follow from a question or must beat a rival besides, so each is adjusted
+        as if it alone had joined: more arms do not make the questions harder to answer.
+        """
+        wanted = dict.fromkeys([*self.questions, *((f, "correct") for f in self.measured if f != arms.CLOSED)])
         found = {key: compare(self.table, self.measured[key[0]], self.closed, key[1]) for key in wanted}
         present = {key: c for key, c in found.items() if c is not None}
-        return dict(zip(present, adjust(list(present.values())), strict=True))
+        family = [present[key] for key in self.questions if key in present]
+        adjusted = dict(zip([key for key in self.questions if key in present], adjust(family), strict=True))
+        return {key: adjusted[key] if key in adjusted else adjust_beside(family, c) for key, c in present.items()}
 
     def gains(self, key: Key) -> bool:
         """The family gains over the base as it is, and may enter the route."""
@@ -172,7 +184,7 @@ class Case:
     def rivals(self) -> dict[tuple[str, Key], Comparison]:
         """Candidates against what they have to beat beside the base, by (route, key); p_holm over them."""
         wanted: dict[tuple[str, Key], str] = {}
-        for key in _RAG_KEYS:
+        for key in RAG_KEYS:
             if self.gains(key) and self.adopted != arms.CLOSED:
                 wanted["rag", key] = self.adopted
         best_prompting = best_of(self.allowed, prompting(self.allowed))
@@ -208,18 +220,6 @@ class Case:
         """What retrieval would ship exceeds a hard limit."""
         return self.rag_arm == arms.RETRIEVED and self.measured[arms.RETRIEVED].ship in self.barred
 
-    @property
-    def _rag_ships(self) -> bool:
-        """Retrieval may be the route: within the hard limits, and not behind the prompting that is in hand already.
-
-        Against the base alone a weak retriever is no reason against retrieval (rule 2);
-        against an adopted prompt it is, for the prompt can be shipped today (rule 5).
-        """
-        if self.rag_barred or self.adopted == arms.CLOSED or arms.RETRIEVED not in self.measured:
-            return not self.rag_barred
-        lead = compare_rate(self.measured[arms.RETRIEVED], self.measured[self.adopted], "content")
-        return lead is not None and lead >= 0
-
     @cached_property
     def knowledge_settled(self) -> bool:
         """Whether no gain from retrieval can be believed: shown with gold passages, or no retrieval was on the table."""
@@ -238,67 +238,8 @@ class Case:
         return "rag" if rag < tune else "tune"
 
     @cached_property
-    def tested(self) -> Findings:
-        """What the tests have shown; arrays of one element."""
-        delta, alpha = self.settings.delta, self.settings.alpha
-
-        def beats(route: str, key: Key) -> bool:
-            rival = self.rivals.get((route, key))
-            return self.gains(key) and (rival is None or rival.shows(delta, alpha))
-
-        both = both_family(self.allowed)
-        shown_both = both is not None and self.rival_of_both is not None and beats("both", (both, "correct"))
-        base = rate(self.table, self.closed.ship)
-        meets = at_least(base.value, self.settings.target) and at_least(base.low, self.settings.target - delta)
-        bounded = all(gate.gain.high < delta for gate in self.gates.values())
-        return _one(
-            adopted=prompting_rank(self.adopted),
-            rag=self._rag_ships and any(beats("rag", key) for key in _RAG_KEYS),
-            tune=beats("tune", (arms.TUNE, "correct")),
-            both=shown_both,
-            rag_lead=self._rag_lead(),
-            meets=meets and self.closed.ship not in self.barred,
-            nothing=bounded and self.knowledge_settled and base.value < self.settings.target,
-        )
-
-    @cached_property
     def draws(self) -> Draws:
         return draw(self.table, self.measured, arms.CLOSED, seed=self.settings.seed)
-
-    @cached_property
-    def drawn(self) -> Findings:
-        """What the rule would find in each draw, were its rates the true ones."""
-        correct, content, delta = self.draws.correct, self.draws.content, self.settings.delta - 1e-9
-        closed = correct[arms.CLOSED]
-        no = np.zeros(len(closed), dtype=bool)
-        base, base_content = closed, content[arms.CLOSED]
-        adopted = np.zeros(len(closed), dtype=np.int64)
-        for rank, family in ((1, arms.PROMPT), (2, arms.FEW_SHOT)):
-            if family in self.allowed:
-                gains = correct[family] - base >= delta
-                base = np.where(gains, correct[family], base)
-                base_content = np.where(gains, content[family], base_content)
-                adopted = np.where(gains, rank, adopted)
-        rag = no
-        for family, measure in _RAG_KEYS:
-            if (family, measure) in self.gates and family in self.allowed and not self.rag_barred:
-                rates, under = (content, base_content) if measure == "content" else (correct, base)
-                rag = rag | (rates[family] - under >= delta)
-        if arms.RETRIEVED in self.measured:
-            rag = rag & ((adopted == 0) | (content[arms.RETRIEVED] >= base_content))
-        prompted = np.max([correct[f] for f in prompting(self.allowed)], axis=0)
-        tune = correct[arms.TUNE] - prompted >= delta if arms.TUNE in self.allowed else no
-        both_name, both = both_family(self.allowed), no
-        if both_name is not None and self.rival_of_both is not None:
-            rivals = (
-                prompting(self.measured) + passages(self.measured) + [f for f in (arms.TUNE,) if f in self.measured]
-            )
-            both = correct[both_name] - np.max([correct[f] for f in rivals], axis=0) >= delta
-        lead = no.astype(float)
-        if self.rag_arm is not None and arms.TUNE in self.measured:
-            lead = correct[self.rag_arm] - correct[arms.TUNE]
-        meets = closed >= self.settings.target
-        return Findings(adopted, rag, tune, both, lead, meets, ~meets & self.knowledge_settled)
 
     def latency_p95_s(self, arm: str) -> float | None:
         known = self._column(arm, "latency_s")
@@ -325,11 +266,6 @@ class Case:
         known = values[~np.isnan(values)]
         return known if known.size else None
 
-    def _rag_lead(self) -> float:
-        if self.rag_arm is None or arms.TUNE not in self.measured:
-            return 0.0
-        return compare_rate(self.measured[self.rag_arm], self.measured[arms.TUNE]) or 0.0
-
     def _tie_breaks(self) -> Mapping[str, float]:
         """Lower is cheaper: declared or token cost where all are known, else a head before an adapter, else tokens read."""
         prices = {arm: self.usd_per_1k(arm) for arm in self.scored}
@@ -348,12 +284,3 @@ class Case:
 def points(share: float) -> str:
     """A difference of shares in signed points: `+12.3`."""
     return f"{100 * share:+.1f}"
-
-
-def prompting_rank(family: str) -> int:
-    return (arms.CLOSED, arms.PROMPT, arms.FEW_SHOT).index(family)
-
-
-def _one(adopted: int, rag: bool, tune: bool, both: bool, rag_lead: float, meets: bool, nothing: bool) -> Findings:
-    flags: Sequence[NDArray[np.bool_]] = [np.array([flag]) for flag in (rag, tune, both, meets, nothing)]
-    return Findings(np.array([adopted]), flags[0], flags[1], flags[2], np.array([rag_lead]), flags[3], flags[4])

@@ -1,6 +1,6 @@
 """Inline SVG for the report: pure functions from numbers to markup.
 
-Every track is one row of a chart. Positions are percentages, so a track is as wide
+Every track is one row of a chart. Positions are percentages, so a track is as large
 as its cell and neither text nor dots are stretched; colours are the stylesheet's.
 """
 
@@ -13,18 +13,17 @@ from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
-Kind = Literal["knowledge", "behaviour", "plain"]
+Kind = Literal["knowledge", "behaviour", "plain", "chosen"]
 
 _SHAPES: dict[Kind, Markup] = {
     "knowledge": Markup('<circle r="5"/>'),
     "behaviour": Markup('<rect x="-4.5" y="-4.5" width="9" height="9"/>'),
+    "chosen": Markup('<circle r="5"/>'),
     "plain": Markup('<path d="M0-6 6 0 0 6-6 0z"/>'),
 }
 """Shape as well as colour tells the kinds apart, for readers who do not see colours and for print."""
 
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0)
-_HEIGHT = 30
-_MIDDLE = _HEIGHT // 2
 
 
 class Line(NamedTuple):
@@ -80,29 +79,20 @@ def interval_track(
     """
     parts = [_grid(scale)]
     if bar:
-        left, width = sorted((0.0, value))[0], abs(value)
-        share = 100 * width / (scale.high - scale.low)
-        parts.append(Markup('<rect class="bar" x="{}" y="7" width="{:.2f}%" height="16"/>').format(scale.x(left), share))
+        parts.append(_bar(value, scale))
     parts += [_vertical(scale.x(line.at), f"mark {line.css}") for line in lines]
     if low is not None and high is not None:
-        parts.append(
-            Markup('<line class="span" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>').format(
-                scale.x(low), scale.x(high), _MIDDLE
-            )
-        )
-        parts += [_vertical(scale.x(end), "span", 10, 20) for end in (low, high)]
-    parts.append(
-        Markup('<svg class="dot" x="{}" y="{}" overflow="visible">{}</svg>').format(
-            scale.x(value), _MIDDLE, _SHAPES[kind]
-        )
-    )
-    return _track(parts, f"{kind}", says)
+        whisker = Markup('<line class="span" x1="{}" x2="{}" y1="50%" y2="50%"/>')
+        end = Markup('<svg class="span" x="{}" y="50%" overflow="visible"><path d="M0-5V5"/></svg>')
+        parts += [whisker.format(scale.x(low), scale.x(high)), end.format(scale.x(low)), end.format(scale.x(high))]
+    dot = Markup('<svg class="dot" x="{}" y="50%" overflow="visible">{}</svg>')
+    parts.append(dot.format(scale.x(value), _SHAPES[kind]))
+    return _track(parts, kind, says)
 
 
 def bar_track(value: float, scale: Scale, *, says: str) -> Markup:
     """One row with a plain bar from 0 to a count."""
-    bar = Markup('<rect class="bar" x="0" y="9" width="{}" height="12"/>').format(scale.x(value))
-    return _track([_grid(scale), bar], "plain solid", says)
+    return _track([_grid(scale), _bar(value, scale)], "plain solid", says)
 
 
 def axis(scale: Scale, factor: float = 100.0, unit: str = "", signed: bool = False) -> Markup:
@@ -116,20 +106,25 @@ def axis(scale: Scale, factor: float = 100.0, unit: str = "", signed: bool = Fal
                 scale.x(tick), sign, abs(number), unit
             )
         )
-    return Markup('<svg class="axis" width="100%" height="18" aria-hidden="true">{}</svg>').format(Markup("").join(texts))
-
-
-def _grid(scale: Scale) -> Markup:
-    return Markup("").join(
-        _vertical(scale.x(tick), "zero" if abs(tick) < 1e-9 else "grid", 0, _HEIGHT) for tick in scale.ticks
+    return Markup('<svg class="axis" width="100%" height="18" aria-hidden="true">{}</svg>').format(
+        Markup("").join(texts)
     )
 
 
-def _vertical(x: str, css: str, top: int = 0, bottom: int = _HEIGHT) -> Markup:
-    return Markup('<line class="{0}" x1="{1}" x2="{1}" y1="{2}" y2="{3}"/>').format(css, x, top, bottom)
+def _grid(scale: Scale) -> Markup:
+    return Markup("").join(_vertical(scale.x(tick), "zero" if abs(tick) < 1e-9 else "grid") for tick in scale.ticks)
+
+
+def _vertical(x: str, css: str) -> Markup:
+    return Markup('<line class="{0}" x1="{1}" x2="{1}" y1="0" y2="100%"/>').format(css, x)
+
+
+def _bar(value: float, scale: Scale) -> Markup:
+    # A thick line: unlike a rect it can be centred on a percentage.
+    return Markup('<line class="bar" x1="{}" x2="{}" y1="50%" y2="50%"/>').format(scale.x(0.0), scale.x(value))
 
 
 def _track(parts: Sequence[Markup], css: str, says: str) -> Markup:
-    return Markup('<svg class="track {}" width="100%" height="{}" role="img" aria-label="{}">{}</svg>').format(
-        css, _HEIGHT, says, Markup("").join(parts)
+    return Markup('<svg class="track {}" width="100%" height="34" role="img" aria-label="{}">{}</svg>').format(
+        css, says, Markup("").join(parts)
     )

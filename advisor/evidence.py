@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from advisor.outcomes import CORRECT, REFUSED, WRONG, OutcomeTable, Totals
 from core.stats import (
     Estimate,
+    cluster_gain_p,
     cluster_mcnemar,
     holm,
     mcnemar_exact,
+    mcnemar_gain_p,
     newcombe_unpaired,
     paired_bootstrap,
     paired_difference,
@@ -61,6 +63,9 @@ class Comparison:
     """Items right here and not there; None where only totals are known."""
     lost: int | None
     p: float
+    """Two-sided: exact McNemar, sign-flips over clusters, or the unpaired test."""
+    p_gain: float
+    """One-sided mid-p of a gain; what Holm works on."""
     p_holm: float
     gain: Estimate
     paired: bool
@@ -98,7 +103,7 @@ def compare(table: OutcomeTable, a: Side, b: Side, measure: Measure = "correct")
         assert isinstance(second, Totals)
         gain = newcombe_unpaired(first.correct, first.n, second.correct, second.n)
         p = min(1.0, a.variants * unpaired_p(first.correct, first.n, second.correct, second.n))
-        return Comparison(a.name, b.name, measure, None, None, p, p, gain, False)
+        return Comparison(a.name, b.name, measure, None, None, p, _towards(p, gain), p, gain, False)
     both = ~np.isnan(first) & ~np.isnan(second)
     if not both.any():
         return None
@@ -106,21 +111,36 @@ def compare(table: OutcomeTable, a: Side, b: Side, measure: Measure = "correct")
     gained, lost = int((x > y).sum()), int((x < y).sum())
     if table.graded:
         gain, p = paired_bootstrap(x, y, clusters), paired_p(x, y, clusters)
+        p_gain = _towards(p, gain)
     else:
         gain = paired_difference(x, y, clusters)
-        p = mcnemar_exact(gained, lost) if clusters is None else cluster_mcnemar(_net(x, y, clusters))
-    return Comparison(a.name, b.name, measure, gained, lost, p, p, gain, True)
+        if clusters is None:
+            p, p_gain = mcnemar_exact(gained, lost), mcnemar_gain_p(gained, lost)
+        else:
+            net = _net(x, y, clusters)
+            p, p_gain = cluster_mcnemar(net), cluster_gain_p(net)
+    return Comparison(a.name, b.name, measure, gained, lost, p, p_gain, p, gain, True)
 
 
 def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The same comparisons with `p_holm` set over all of them.
 
-    A gain is one-sided: the family's chance of a false gain is held at alpha, so Holm
-    works on p / 2. A comparison's own two-sided p is a floor, so that no arm counts
-    as gaining on evidence that its own 95 % interval would not carry.
+    A gain is one-sided: the chance of a false gain in the family is held at alpha, so
+    Holm works on the one-sided p in the direction seen (gains among themselves, losses
+    among themselves). A comparison's own two-sided p is a floor: no arm counts as
+    gaining on evidence that its own 95 % interval would not carry.
     """
-    halved = holm([c.p / 2 for c in comparisons])
-    return [replace(c, p_holm=max(c.p, h)) for c, h in zip(comparisons, halved, strict=True)]
+    ups = holm([c.p_gain for c in comparisons])
+    downs = holm([1 - c.p_gain for c in comparisons])
+    return [
+        replace(c, p_holm=max(c.p, up if c.gain.value >= 0 else down))
+        for c, up, down in zip(comparisons, ups, downs, strict=True)
+    ]
+
+
+def adjust_beside(family: Sequence[Comparison], extra: Comparison) -> Comparison:
+    """`extra` with p_holm as if it alone had joined the family."""
+    return adjust([*family, extra])[-1]
 
 
 def represent(table: OutcomeTable, arms: Sequence[str], prefer: Mapping[str, float], tie: float) -> Side:
@@ -270,6 +290,11 @@ def _clusters(table: OutcomeTable, mask: NDArray[np.bool_]) -> NDArray[np.int64]
         return None
     chosen = table.clusters[mask]
     return None if len(np.unique(chosen)) == len(chosen) else chosen
+
+
+def _towards(p: float, gain: Estimate) -> float:
+    """One-sided p of a gain from a symmetric two-sided one."""
+    return p / 2 if gain.value >= 0 else 1 - p / 2
 
 
 def _net(x: Floats, y: Floats, clusters: NDArray[np.int64]) -> NDArray[np.int64]:

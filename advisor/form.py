@@ -15,6 +15,7 @@ from statistics import median
 
 from advisor.refusals import is_refusal
 from advisor.shapes import common_end, common_run, common_start, shape_patterns
+from core.labels import closed_labels
 from core.rows import Row
 from core.text import language, scripts, tokens
 
@@ -26,9 +27,6 @@ SHARE = 0.98
 
 ALIKE = 0.995
 """How many must share a start, a phrase, a shape: a rule that 1 % of the house's own answers break is none."""
-
-MAX_NUMBER_LABELS = 12
-"""More numbers than this are quantities, not classes, however often each occurs."""
 
 MAX_LABELS_SHOWN = 200
 MAX_EXAMPLE_CHARS = 400
@@ -75,21 +73,13 @@ class FormSpec:
 
 def learn_form(rows: Sequence[Row]) -> FormSpec:
     """The shape of the outputs of training `rows`; refusals and unanswerable rows teach nothing about it."""
-    labels = label_set(rows)
+    labels = closed_labels(rows)
     if labels:
         return _of_labels(labels, len(rows))
     outputs = [row.output.strip() for row in rows if row.answers and row.answerable and not is_refusal(row.output)]
     if len(outputs) < MIN_OUTPUTS:
         return FormSpec(outputs=len(outputs))
     return _of_json(outputs) or _of_numbers(outputs) or _of_text(outputs)
-
-
-def label_set(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The closed set of labels that the gold answers of `rows` are; () where they are none."""
-    from core.labels import closed_labels
-
-    labels = tuple(closed_labels(rows) or ())
-    return () if len(labels) > MAX_NUMBER_LABELS and _most(labels, _is_number) else labels
 
 
 def _of_labels(labels: tuple[str, ...], n: int) -> FormSpec:

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
-from advisor.form import label_set
 from advisor.scorers import Scorer, parse_scorer
 from advisor.scorers.labels import split_labels
 from advisor.scorers.numbers import whole_number
 from advisor.scorers.structured import find_json
+from core.labels import closed_labels
 from core.rows import Row
 from core.text import tokens
 
@@ -48,14 +48,14 @@ def infer_scorer(rows: Sequence[Row], train_rows: Sequence[Row], named: str | No
         return parse_scorer("contains").because(
             "No row has a gold answer: refusing is right where a row is unanswerable, and nothing else is scored."
         )
-    labels = label_set(train_rows) if train_rows else ()
+    labels = closed_labels(train_rows) if train_rows else None
     outside = [gold for gold in golds if labels and gold not in labels]
     if labels and len(outside) <= (1 - SHARE) * len(golds):
         names = sorted({*labels, *outside})
         return parse_scorer("label", names).because(
             f"Scored by `label`: the training outputs are a closed set of {len(labels)} labels."
         )
-    labels = label_set(rows)
+    labels = closed_labels(rows)
     if labels:
         return parse_scorer("label", labels).because(
             f"Scored by `label`: the gold answers are a closed set of {len(labels)} labels."

@@ -13,41 +13,21 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from advisor.arm_names import in_order
+from advisor.outcome_rows import OutcomeRow, Totals, read_row, read_totals, short
 from core.errors import DataError
 
-Outcome = Literal["correct", "wrong", "refused", "error"]
-OUTCOMES: tuple[str, ...] = get_args(Outcome)
+__all__ = ["ArmOutcomes", "Counts", "OutcomeRow", "OutcomeTable", "Totals", "read_outcomes"]
 
 ABSENT, CORRECT, WRONG, REFUSED, ERROR, SCORED = range(6)
 """Codes of `ArmOutcomes.outcome`; SCORED is a graded answer that nobody called correct or wrong."""
 
 _CODES: dict[str | None, int] = {"correct": CORRECT, "wrong": WRONG, "refused": REFUSED, "error": ERROR, None: SCORED}
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeRow:
-    """One item's outcome in one arm. `outcome` None: graded by `score` alone."""
-
-    item: str
-    arm: str
-    outcome: Outcome | None
-    content: int | None = None
-    """1: the right answer is in there, whatever its shape. None: as `outcome` says."""
-    form: int | None = None
-    """1: the shape is right. None: as `outcome` says."""
-    score: float | None = None
-    """Graded metric, 0-1."""
-    cluster: str | None = None
-    """Document, entity or template that this item shares with others."""
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    latency_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,16 +41,6 @@ class ArmOutcomes:
     input_tokens: NDArray[np.float64]
     output_tokens: NDArray[np.float64]
     latency_s: NDArray[np.float64]
-
-
-class Totals(NamedTuple):
-    """One arm of a table of totals. `n` counts the scored items, errors apart."""
-
-    n: int
-    correct: float
-    """Fractional where only a mean score is known."""
-    refused: int
-    error: int
 
 
 class Counts(NamedTuple):
@@ -140,7 +110,7 @@ class OutcomeTable:
         if not document["arms"]:
             raise DataError('"arms" is empty; give at least the arm "closed"', path)
         totals = {
-            _name(name, "arm", path, None): _read_totals(name, value, path) for name, value in document["arms"].items()
+            as_name(name, "arm", path, None): read_totals(name, value, path) for name, value in document["arms"].items()
         }
         return cls((), {}, totals, None, False, str(document.get("metric", "accuracy")), False)
 
@@ -163,7 +133,7 @@ def read_outcomes(path: Path | str) -> OutcomeTable:
         lines, values = list(range(1, len(document) + 1)), document
     else:
         lines, values = _parse_lines(text, source)
-    return _assemble([_read_row(value, source, line) for line, value in zip(lines, values, strict=True)], source, lines)
+    return _assemble([read_row(value, source, line) for line, value in zip(lines, values, strict=True)], source, lines)
 
 
 def _read_text(path: Path, source: str) -> str:
@@ -192,69 +162,9 @@ def _parse_lines(text: str, source: str) -> tuple[list[int], list[Any]]:
         try:
             values.append(json.loads(line))
         except (json.JSONDecodeError, RecursionError) as exc:
-            raise DataError(f"not JSON ({exc}): {_short(line.strip())}", source, number) from exc
+            raise DataError(f"not JSON ({exc}): {short(line.strip())}", source, number) from exc
         lines.append(number)
     return lines, values
-
-
-def _read_row(value: Any, source: str, line: int) -> OutcomeRow:
-    if not isinstance(value, dict):
-        raise DataError(f'an outcome row is an object {{"item", "arm", "outcome"}}, got {_short(value)}', source, line)
-    for key in ("item", "arm"):
-        if value.get(key) in (None, ""):
-            raise DataError(f'"{key}" is missing in {_short(value)}', source, line)
-    outcome = value.get("outcome")
-    if outcome is not None and outcome not in OUTCOMES:
-        raise DataError(f'"outcome" is {_short(outcome)}; it must be one of {", ".join(OUTCOMES)}', source, line)
-    score = _number(value, "score", source, line, highest=1.0)
-    if outcome is None and score is None:
-        raise DataError(
-            f'"outcome" is missing in {_short(value)}; give one of {", ".join(OUTCOMES)} or a "score"', source, line
-        )
-    cluster = value.get("cluster")
-    return OutcomeRow(
-        item=_name(value["item"], "item", source, line),
-        arm=_name(value["arm"], "arm", source, line),
-        outcome=outcome,
-        content=_flag(value, "content", source, line),
-        form=_flag(value, "form", source, line),
-        score=score,
-        cluster=None if cluster is None else _name(cluster, "cluster", source, line),
-        input_tokens=_whole(value, "input_tokens", source, line),
-        output_tokens=_whole(value, "output_tokens", source, line),
-        latency_s=_number(value, "latency_s", source, line),
-    )
-
-
-def _read_totals(name: str, value: Any, path: Path | str | None) -> Totals:
-    where = f'arm "{name}"'
-    if not isinstance(value, dict):
-        raise DataError(f'{where}: expected {{"n": .., "correct": ..}}, got {_short(value)}', path)
-    n = _whole(value, "n", path, None, where)
-    if n is None:
-        raise DataError(f'{where}: "n" is missing; how many items did it answer?', path)
-    refused = _whole(value, "refused", path, None, where) or 0
-    error = _whole(value, "error", path, None, where) or 0
-    wrong = _whole(value, "wrong", path, None, where)
-    given = _number(value, "correct", path, None, where=where)
-    score = _number(value, "score", path, None, highest=1.0, where=where)
-    if given is None and score is None:
-        raise DataError(f'{where}: give "correct" (a count) or "score" (a rate, 0-1)', path)
-    if n == 0 and error == 0:
-        raise DataError(f'{where}: "n" is 0; an arm without items has no rate, leave it out', path)
-    # `n` may or may not count the failed calls; the other counts tell which.
-    counted = n - error if wrong is None or given is None or given + wrong + refused + error <= n else n
-    if counted < 0:
-        raise DataError(f'{where}: "error" is {error}, more than n = {n}', path)
-    correct = given if given is not None else (score or 0.0) * counted
-    if correct + refused + (wrong or 0) > counted + 1e-9:
-        raise DataError(
-            f"{where}: correct {correct:g} + wrong {wrong or 0} + refused {refused} is more than the {counted} items scored",
-            path,
-        )
-    if given is not None and score is not None and counted and abs(given / counted - score) > 0.006:
-        raise DataError(f"{where}: correct / n = {given / counted:.3f}, but score = {score:g}; give one of them", path)
-    return Totals(counted, correct, refused, error)
 
 
 def _assemble(rows: Sequence[OutcomeRow], path: str | None, lines: Sequence[int] | None) -> OutcomeTable:
@@ -330,53 +240,3 @@ def _cluster_codes(items: Sequence[str], clusters: Mapping[str, str]) -> NDArray
     keys = [("cluster", clusters[item]) if item in clusters else ("item", item) for item in items]
     codes = {key: code for code, key in enumerate(sorted(set(keys)))}
     return None if len(codes) == len(items) else np.array([codes[key] for key in keys], dtype=np.int64)
-
-
-def _name(value: Any, key: str, path: Path | str | None, line: int | None) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise DataError(f'"{key}" must be a string or a number, got {_short(value)}', path, line)
-    text = str(value).strip()
-    if not text:
-        raise DataError(f'"{key}" is empty', path, line)
-    return text
-
-
-def _number(
-    row: Mapping[str, Any],
-    key: str,
-    path: Path | str | None,
-    line: int | None,
-    highest: float = math.inf,
-    where: str = "",
-) -> float | None:
-    value = row.get(key)
-    if value is None:
-        return None
-    prefix = f"{where}: " if where else ""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise DataError(f'{prefix}"{key}" must be a number, got {_short(value)}', path, line)
-    if not 0 <= value <= highest:
-        hint = f"; write {value / 100:g}, not {value:g} (per cent)" if highest == 1 and 1 < value <= 100 else ""
-        limit = "0 or more" if highest == math.inf else f"from 0 to {highest:g}"
-        raise DataError(f'{prefix}"{key}" is {value:g}; it must be {limit}{hint}', path, line)
-    return float(value)
-
-
-def _whole(row: Mapping[str, Any], key: str, path: Path | str | None, line: int | None, where: str = "") -> int | None:
-    value = _number(row, key, path, line, where=where)
-    if value is not None and value != int(value):
-        raise DataError(f'{where + ": " if where else ""}"{key}" must be a whole number, got {value:g}', path, line)
-    return None if value is None else int(value)
-
-
-def _flag(row: Mapping[str, Any], key: str, path: Path | str | None, line: int | None) -> int | None:
-    value = row.get(key)
-    if value is not None and value not in (0, 1):
-        raise DataError(f'"{key}" is {_short(value)}; it must be 0 or 1', path, line)
-    return None if value is None else int(value)
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = text if len(text) <= 80 else text[:77] + "..."
-    return repr(text) if isinstance(value, str) else text

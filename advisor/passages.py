@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -20,7 +20,12 @@ class Retrieves(Protocol):
 
     def search(self, texts: Sequence[str], top_k: int) -> list[list[Source]]: ...
 
-    def documents(self, ids: Sequence[str]) -> list[Source]: ...
+    def documents(self, ids: Sequence[str], text: str | None = None) -> list[Source]: ...
+
+    @property
+    def document_ids(self) -> Sequence[str]: ...
+
+    def texts(self) -> Iterator[tuple[str, str]]: ...
 
 
 class OraclePassages(NamedTuple):
@@ -40,9 +45,10 @@ class OraclePassages(NamedTuple):
 def oracle_passages(rows: Sequence[Row], retriever: Retrieves | None, top_k: int, seed: int) -> OraclePassages:
     """Gold passage(s) and the retriever's best wrong ones, `top_k` in all, in an order that gives nothing away."""
     pools = retriever.search([row.input for row in rows], POOL) if retriever is not None else [[] for _ in rows]
+    known = frozenset(retriever.document_ids) if retriever is not None else frozenset()
     per_row, marked, proxy = [], 0, 0
     for row, pool in zip(rows, pools, strict=True):
-        gold = _gold(row, retriever)
+        gold = _gold(row, retriever, known)
         if gold:
             marked += 1
         else:
@@ -75,9 +81,9 @@ def numbered(sources: Sequence[Source]) -> list[Source]:
     return [replace(source, number=i) for i, source in enumerate(sources, start=1)]
 
 
-def _gold(row: Row, retriever: Retrieves | None) -> list[Source]:
+def _gold(row: Row, retriever: Retrieves | None, known: Set[str]) -> list[Source]:
+    """The passages that the row marks; one that is not among the documents cannot be shown."""
     if row.context:
         return [Source(i, f"{row.id}/{i}", "", text, 1.0) for i, text in enumerate(row.context, start=1)]
-    if row.context_ids and retriever is not None:
-        return retriever.documents(row.context_ids)
-    return []
+    ids = [id for id in row.context_ids if id in known]
+    return retriever.documents(ids, row.input) if ids and retriever is not None else []

@@ -10,13 +10,16 @@ import numpy as np
 from advisor import arm_names as arms
 from advisor.case import Case, points
 from advisor.evidence import Comparison, Measure, rate
+from advisor.findings import tested
 from advisor.quantities import Quantities, both_family
 from advisor.rule import Route
 from core.stats import Estimate, detectable_points
 
 
 @dataclass(frozen=True, slots=True)
-class Warning_:  # noqa: N801 (Warning is Python's own)
+class Notice:
+    """A warning of the verdict."""
+
     code: str
     text: str
 
@@ -61,45 +64,44 @@ def reasons(
     for gate in case.gates.values():
         if (gate.arm, gate.against, gate.measure) not in told:
             out.append(_gain_sentence(gate, case))
-    if case.cheaper is not None and route in ("rag", "tune") and case.tested.rag[0] and case.tested.tune[0]:
+    found_by_tests = tested(case)
+    if case.cheaper is not None and route in ("rag", "tune") and found_by_tests.rag[0] and found_by_tests.tune[0]:
         out.append(f"Between retrieval and tuning, {case.cheaper} costs less per 1,000 queries; it wins within delta.")
     return out
 
 
-def warnings(case: Case, route: Route, ready: bool | None, realised: Estimate | None) -> list[Warning_]:
+def warnings(case: Case, route: Route, ready: bool | None, realised: Estimate | None) -> list[Notice]:
     table = case.table
-    out: list[Warning_] = []
+    out: list[Notice] = []
     for arm in table.names:
         counts = table.counts(arm)
         if counts.n == 0:
             out.append(
-                Warning_("arm_failed", f"Every call of {arm} failed ({counts.error}); the arm counts as not measured.")
+                Notice("arm_failed", f"Every call of {arm} failed ({counts.error}); the arm counts as not measured.")
             )
         elif counts.error:
-            out.append(
-                Warning_("errors", f"{counts.error} calls of {arm} failed; they are left out, not scored wrong.")
-            )
+            out.append(Notice("errors", f"{counts.error} calls of {arm} failed; they are left out, not scored wrong."))
     if table.paired:
         lacking = {arm: int((table.arms[arm].outcome == 0).sum()) for arm in table.names}
         short = [f"{arm} ({n})" for arm, n in lacking.items() if n]
         if short:
             out.append(
-                Warning_(
+                Notice(
                     "missing_items",
                     f"Items without a row in {', '.join(short)} of {len(table.items)}; arms are compared on the items they share.",
                 )
             )
     else:
         out.append(
-            Warning_(
+            Notice(
                 "unpaired",
                 "Only totals are known: the tests are unpaired, and weaker than on the same items row by row.",
             )
         )
     if case.closed_arm is None:
         return out
-    out += [Warning_("harm", text) for text in case.harmful.values()]
-    out += [Warning_("constraint", text) for text in case.barred.values()]
+    out += [Notice("harm", text) for text in case.harmful.values()]
+    out += [Notice("constraint", text) for text in case.barred.values()]
     out += _constraint_warnings(case)
     if ready is False:
         own = case.against_closed.get(case.measured[arms.RETRIEVED].ship) if arms.RETRIEVED in case.measured else None
@@ -113,9 +115,9 @@ def warnings(case: Case, route: Route, ready: bool | None, realised: Estimate | 
             if own is None
             else f"our retriever gains {points(own.gain.value)} points (interval {points(own.gain.low)} to {points(own.gain.high)})"
         )
-        out.append(Warning_("retrieval_not_ready", f"{share}{gain}; mend retrieval before serving."))
+        out.append(Notice("retrieval_not_ready", f"{share}{gain}; mend retrieval before serving."))
     if route == "undecided" and case.gates and min(gate.gain.n for gate in case.gates.values()) < 100:
-        out.append(Warning_("few_items", _what_n_shows(case)))
+        out.append(Notice("few_items", _what_n_shows(case)))
     return out
 
 
@@ -186,22 +188,22 @@ def _retrieval_sentences(case: Case, found: Quantities, ready: bool | None) -> l
     return out
 
 
-def _constraint_warnings(case: Case) -> list[Warning_]:
+def _constraint_warnings(case: Case) -> list[Notice]:
     limits, out = case.settings.constraints, []
     shipped = [
         arm for arm in case.scored if arms.family(arm) not in (arms.ORACLE, arms.ORACLE_FEW_SHOT, arms.WRONG_PASSAGE)
     ]
     if limits.latency_ms is not None and (unknown := [a for a in shipped if case.latency_p95_s(a) is None]):
         out.append(
-            Warning_("constraint_unchecked", f"latency_ms cannot be checked: no latency_s for {', '.join(unknown)}.")
+            Notice("constraint_unchecked", f"latency_ms cannot be checked: no latency_s for {', '.join(unknown)}.")
         )
     if limits.usd_per_1k is not None and (unknown := [a for a in shipped if case.usd_per_1k(a) is None]):
         out.append(
-            Warning_("constraint_unchecked", f"usd_per_1k cannot be checked: no cost known for {', '.join(unknown)}.")
+            Notice("constraint_unchecked", f"usd_per_1k cannot be checked: no cost known for {', '.join(unknown)}.")
         )
     if case.settings.must_retrieve and case.rag_barred:
         out.append(
-            Warning_(
+            Notice(
                 "constraints_contradict",
                 f"{', '.join(case.settings.must_retrieve)} asks for retrieval, but {case.barred[case.measured[arms.RETRIEVED].ship]}",
             )

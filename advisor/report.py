@@ -59,7 +59,9 @@ def report_document(advice: Advice) -> dict[str, Any]:
         "answer_format": bench.answer_format,
         "arms": [_arm(advice, arm, verdict) for arm in advice.arms],
         "absent": [absent._asdict() for absent in advice.plan.absent],
-        "checks": [finding.to_json() for finding in materials.findings],
+        "checks": [
+            {"code": f.code, "text": f.text, "count": f.count, "examples": list(f.examples)} for f in materials.findings
+        ],
         "ledger": _ledger(advice),
         "costs": {
             **advice.prices._asdict(),

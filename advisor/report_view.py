@@ -33,15 +33,15 @@ ROUTES = {
 METHODS = {"lora": "with a LoRA adapter", "head": "with a classification head"}
 
 ARMS = {
-    "closed": "base model alone",
-    "prompt": "base model with an answer-format line",
+    "closed": "the base model alone",
+    "prompt": "an answer-format line in the prompt",
     "few_shot": "worked examples in the prompt",
     "oracle": "the gold passage in the prompt",
-    "oracle_few_shot": "gold passage and worked examples",
+    "oracle_few_shot": "the gold passage and worked examples",
     "retrieved": "passages our retriever finds",
-    "tune": "pilot tune",
-    "tune_retrieved": "pilot tune with retrieved passages",
-    "tune_oracle": "pilot tune with the gold passage",
+    "tune": "the pilot tune",
+    "tune_retrieved": "the pilot tune with retrieved passages",
+    "tune_oracle": "the pilot tune with the gold passage",
     "wrong_passage": "a passage that lacks the answer",
 }
 
@@ -64,19 +64,40 @@ class Quantity(NamedTuple):
 
 
 QUANTITIES = (
-    Quantity("K", "Knowledge headroom", "right content gained once the right passage is in the prompt", "knowledge", True),
+    Quantity(
+        "K", "Knowledge headroom", "right content gained once the right passage is in the prompt", "knowledge", True
+    ),
     Quantity("L", "Tuning gain", "right answers gained by the pilot tune over the best prompt", "behaviour", True),
     Quantity("D", "Demonstration gain", "right answers gained by worked examples in the prompt", "behaviour", True),
+    Quantity(
+        "B", "Gain of both", "right answers gained by retrieval and tuning together over the better one", "plain", True
+    ),
     Quantity("F", "Form gap", "base answers with the right content in the wrong shape", "behaviour", False),
-    Quantity("B", "Gain of both", "right answers gained by retrieval and tuning together over the better one", "plain", True),
     Quantity("X", "Left over", "content still wrong with gold passage and examples", "plain", False),
     Quantity("H", "Harm", "items that the remedy breaks and the base had right", "plain", False),
 )
 
 
+def quantities(verdict: Document, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Quantity, Document]]:
+    """The quantities that the verdict knows, each with its estimate; K says so where our retriever stands in for gold passages."""
+    found = verdict.get("quantities") or {}
+    known = [(q, found.get(q.letter) or {}) for q in QUANTITIES]
+    stand_in = "right content gained with what our retriever finds; there was no arm with gold passages"
+    return [
+        (q._replace(meaning=stand_in) if q.letter == "K" and not has_gold(rows) else q, estimate)
+        for q, estimate in known
+        if number(estimate.get("value")) is not None
+    ]
+
+
+def has_gold(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an arm had the gold passage in its prompt, and no more than that."""
+    return any(family(row["name"]) == "oracle" for row in rows)
+
+
 def title(verdict: Document) -> str:
     """The route in words."""
-    route = str(verdict.get("route") or "undecided")
+    route = str(verdict.get("route") or "No verdict in this report")
     words = ROUTES.get(route, route)
     method = METHODS.get(str(verdict.get("method")))
     return f"{words}, tuning {method}" if method and route == "rag+tune" else f"{words} {method}" if method else words
@@ -96,10 +117,18 @@ def arm_rows(document: Document) -> list[dict[str, Any]]:
     verdict = document.get("verdict") or {}
     rows = {name: {"name": name, **arm} for name, arm in (verdict.get("arms") or {}).items()}
     for found in verdict.get("comparisons") or []:
-        if family(found["against"]) == "closed" and found.get("measure", "correct") == "correct" and found["arm"] in rows:
+        if (
+            family(found["against"]) == "closed"
+            and found.get("measure", "correct") == "correct"
+            and found["arm"] in rows
+        ):
             gain = found.get("gain") or {}
             rows[found["arm"]] |= {key: found.get(key) for key in ("gained", "lost", "p", "p_holm")}
-            rows[found["arm"]] |= {"gain": gain.get("value"), "gain_low": gain.get("low"), "gain_high": gain.get("high")}
+            rows[found["arm"]] |= {
+                "gain": gain.get("value"),
+                "gain_low": gain.get("low"),
+                "gain_high": gain.get("high"),
+            }
     return list(rows.values())
 
 
@@ -108,11 +137,12 @@ def base_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def route_row(rows: Sequence[dict[str, Any]], verdict: Document) -> dict[str, Any] | None:
-    """The arm that stands for the route; where the route builds nothing, the best other arm. None without one."""
+    """The arm that stands for the route; where it builds nothing, the best arm over the base. None without one."""
     scored = [row for row in rows if number(row.get("rate")) is not None]
     wanted = _ROUTE_FAMILIES.get(str(verdict.get("route")))
     if wanted is None:
-        others = [row for row in scored if family(row["name"]) not in ("closed", "wrong_passage")]
+        floor = number((base_row(rows) or {}).get("rate")) or 0.0
+        others = [row for row in scored if family(row["name"]) != "wrong_passage" and row["rate"] > floor]
         return max(others, key=lambda row: row["rate"], default=None)
     method = verdict.get("method")
     for kind in wanted:
@@ -133,7 +163,7 @@ class Items(NamedTuple):
 
 
 def failed_items(document: Document, most_rows: int, most_bytes: int) -> Items:
-    """Rows of the ledger in their order; where not all fit, every cause keeps about its share from the front.
+    """Rows of the ledger in their order; where not all fit, every cause is there, with about its share.
 
     `most_bytes` bounds what their texts take as escaped UTF-8.
     """
@@ -145,8 +175,8 @@ def failed_items(document: Document, most_rows: int, most_bytes: int) -> Items:
     ranked = []
     for place, row in enumerate(rows):
         cause = str(row.get("cause"))
-        seen[cause] += 1
         ranked.append((seen[cause] / max(1, counts.get(cause, 1)), place))
+        seen[cause] += 1
     kept, spent = [], 0
     for _, place in sorted(ranked)[:most_rows]:
         spent += _bytes(rows[place])
@@ -198,6 +228,8 @@ def _signed(value: float) -> str:
 
 
 def _seconds(value: float) -> str:
+    if value == 0:
+        return "0 s"
     if value < 1:
         return f"{1000 * value:.0f} ms"
     if value < 60:
@@ -208,7 +240,11 @@ def _seconds(value: float) -> str:
 
 
 def _usd(value: float) -> str:
-    return "$0" if value == 0 else f"${value:,.2f}" if value >= 0.1 else f"${value:.2g}" if value >= 1e-4 else "<$0.0001"
+    if value == 0:
+        return "$0"
+    if value < 1e-4:
+        return "<$0.0001"
+    return f"${value:,.2f}" if value >= 0.1 else f"${value:.3f}" if value >= 0.01 else f"${value:.2g}"
 
 
 def _p(value: float) -> str:
@@ -220,9 +256,10 @@ def _confidence(value: float) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    "percent": shown(lambda v: f"{100 * v:.1f}%".replace(".0%", "%")),
+    "percent": shown(lambda v: f"{100 * v:.1f}%".replace(".0%", "%").replace("-", "−")),
     "points": shown(lambda v: _signed(100 * v)),
-    "count": shown(lambda v: f"{v:,.0f}"),
+    "integer": shown(lambda v: f"{v:,.0f}"),
+    "plain_points": shown(lambda v: f"{100 * v:g}"),
     "tokens": shown(lambda v: f"{v:,.1f}" if v < 100 else f"{v:,.0f}"),
     "seconds": shown(_seconds),
     "usd": shown(_usd),

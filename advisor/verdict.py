@@ -10,10 +10,11 @@ import numpy as np
 from advisor import arm_names as arms
 from advisor.case import Case
 from advisor.evidence import Comparison, at_least, rate
+from advisor.findings import drawn, tested
 from advisor.needs import Need, needs
 from advisor.outcomes import OutcomeTable
 from advisor.quantities import Quantities, best_of, both_family, quantities
-from advisor.reasons import Warning_, reasons, warnings
+from advisor.reasons import Notice, reasons, warnings
 from advisor.rule import ROUTES, ArmCost, DecisionSettings, Route, choose
 from core.stats import Estimate
 
@@ -56,7 +57,7 @@ class Verdict:
     arms: dict[str, ArmSummary]
     comparisons: list[Comparison]
     needs: list[Need]
-    warnings: list[Warning_]
+    warnings: list[Notice]
     reasons: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def decide(table: OutcomeTable, settings: DecisionSettings | None = None) -> Ver
     case = Case(table, settings)
     if case.closed_arm is None:
         return _without_base(case)
-    route = ROUTES[int(choose(case.tested, settings, case.cheaper)[0])]
+    route = ROUTES[int(choose(tested(case), settings, case.cheaper)[0])]
     if settings.must_retrieve and case.rag_barred:
         route = "undecided"
     shares = route_shares(case)
@@ -95,7 +96,7 @@ def decide(table: OutcomeTable, settings: DecisionSettings | None = None) -> Ver
 
 def route_shares(case: Case) -> dict[Route, float]:
     """How often the rule chooses each route over the bootstrap draws; no share is ever exactly 0 or 1."""
-    chosen = choose(case.drawn, case.settings, case.cheaper)
+    chosen = choose(drawn(case), case.settings, case.cheaper)
     counts = np.bincount(chosen, minlength=len(ROUTES))
     return {route: float((counts[i] + 0.5) / (len(chosen) + 0.5 * len(ROUTES))) for i, route in enumerate(ROUTES)}
 

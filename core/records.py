@@ -169,7 +169,8 @@ def _json_fault(text: str, part: str, exc: Exception) -> str:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, json.JSONDecodeError):
         return f"{exc.msg} at column {exc.colno}"
-    return "nested too deep" if isinstance(exc, RecursionError) else str(exc)
+    # Beside syntax, json.loads refuses only numbers of over 4,300 digits.
+    return "nested too deep" if isinstance(exc, RecursionError) else "a number has too many digits"
 
 
 def _csv(text: str, path: Path, suffix: str) -> list[Record]:
@@ -178,19 +179,25 @@ def _csv(text: str, path: Path, suffix: str) -> list[Record]:
     delimiter = "\t" if suffix != ".csv" else max(",;\t", key=header.count)
     try:
         return list(_cells(text, path, delimiter, csv.QUOTE_MINIMAL))
-    except csv.Error as exc:
+    except _QuotingError as exc:
         if delimiter == "\t":
             # Tab-separated files often follow no quoting rule at all: a '"' is then just a character.
             return list(_cells(text, path, delimiter, csv.QUOTE_NONE))
-        raise DataError(f"not valid CSV: {exc}; put values with quotes or commas in double quotes", path) from exc
+        raise DataError(f"not valid CSV: {exc}; write a '\"' inside a value twice", path, exc.line) from exc
+
+
+class _QuotingError(ValueError):
+    def __init__(self, text: str, line: int) -> None:
+        super().__init__(text)
+        self.line = line
 
 
 def _cells(text: str, path: Path, delimiter: str, quoting: Any) -> Iterator[Record]:
     limit = csv.field_size_limit(_MAX_CELL)
+    end = 0
     try:
         reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
         names: list[str] | None = None
-        end = 0
         for cells in reader:
             line, end = end + 1, reader.line_num
             if not any(cell.strip() for cell in cells):
@@ -202,6 +209,8 @@ def _cells(text: str, path: Path, delimiter: str, quoting: Any) -> Iterator[Reco
                 raise DataError(f"has {len(cells)} values, the header names {len(names)} columns", path, line)
             fields = {name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=True) if name}
             yield Record(line, fields)
+    except csv.Error as exc:
+        raise _QuotingError("a quoted value does not end" if "end of data" in str(exc) else str(exc), end + 1) from exc
     finally:
         csv.field_size_limit(limit)
 
@@ -215,8 +224,7 @@ def _header(cells: list[str], path: Path, line: int) -> list[str]:
 
 
 def _parquet(path: Path) -> list[Record]:
-    _bytes_of_magic = _bytes(path)[:4]
-    if not _bytes_of_magic:
+    if not _bytes(path):
         raise DataError("is empty", path)
     try:
         import pyarrow

@@ -112,11 +112,7 @@ def _row(record: Record, purpose: Purpose) -> Row:
     if answers is None and answer is not None:
         answers = (answer,) if answer.strip() else ()
     if purpose == "training" and not answers:
-        seen = _seen(fields)
-        near = "" if answers == () or any(n in fields for n in FIELDS["answers"]) else _near(seen, "answers")
-        missing = "the output is empty" if near == "" and answers is not None else f"no output; wanted {_WANTED_ANSWER}"
-        hint = "" if answerable else "; for an unanswerable question give the words the model should answer with"
-        raise _RowError(f"{missing} (a training row needs one; {seen}){near}{hint}")
+        raise _RowError(_no_output(fields, answerable, given=answers is not None))
     return Row(
         id=_text(fields, "id") or "",
         messages=messages,
@@ -130,14 +126,23 @@ def _row(record: Record, purpose: Purpose) -> Row:
     )
 
 
+def _no_output(fields: Mapping[str, Any], answerable: bool, given: bool) -> str:
+    if not answerable:
+        return "the output is empty; for an unanswerable question give the words the model should answer with"
+    if given:
+        return "the output is empty; a training row needs one"
+    seen = _seen(fields)
+    return f"no output; wanted {_WANTED_ANSWER}; {seen}{_near(seen, 'answers')}"
+
+
 def _chat(fields: Mapping[str, Any]) -> tuple[tuple[Message, ...], str | None]:
     """The input as a chat, and the answer it ends with (None when it ends with the user)."""
     name, value = _first(fields, "input")
     if name is None:
-        seen = _seen(fields)
         given = [n for n in FIELDS["input"] if n in fields]
         if given:
             raise _RowError(f"{given[0]!r} is empty")
+        seen = _seen(fields)
         raise _RowError(f"no input; wanted {_WANTED_INPUT}; {seen}{_near(seen, 'input')}")
     if isinstance(value, str) and name == "messages":
         value = _decoded(value)

@@ -74,28 +74,37 @@ def mcnemar_exact(gained: int, lost: int) -> float:
     return float(min(1.0, 2 * bdtr(min(gained, lost), discordant, 0.5)))
 
 
+def mcnemar_gain_p(gained: int, lost: int) -> float:
+    """One-sided mid-p that gained outweighs lost: P(more gained) + P(as many) / 2 under a fair coin.
+
+    Exact p-values are conservative because counts are discrete, and a Holm family adds that up;
+    the mid-p holds its level (Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91).
+    """
+    discordant = gained + lost
+    at_least = float(bdtrc(gained - 1, discordant, 0.5)) if gained else 1.0
+    above = float(bdtrc(gained, discordant, 0.5)) if gained < discordant else 0.0
+    return (at_least + above) / 2
+
+
 def cluster_mcnemar(net: NDArray[np.int64]) -> float:
     """Two-sided exact p of a sign-flip test over clusters; `net` is gained minus lost of each cluster.
 
     Each cluster's arms are swapped as one block, so items that share a document do
     not count as independent. With clusters of one item it is the exact McNemar test.
-    The distribution of sum(+-net) comes from its characteristic function
-    prod(cos(net * t)), inverted by FFT: exact up to 1e-14.
     """
-    size = np.abs(net[net != 0])
-    if size.size == 0:
-        return 1.0
-    if size.max() == 1:
+    if np.abs(net).max(initial=0) <= 1:
         return mcnemar_exact(int((net > 0).sum()), int((net < 0).sum()))
-    total = int(size.sum())
-    length = 2 * total + 1
-    angles = 2 * np.pi * np.arange(length) / length
-    spectrum = np.ones(length)
-    for magnitude, count in zip(*np.unique(size, return_counts=True), strict=True):
-        spectrum *= np.cos(magnitude * angles) ** count
-    pmf = np.fft.fftshift(np.fft.ifft(spectrum).real)
-    sums = np.arange(-total, total + 1)
+    sums, pmf = _sign_flips(net)
     return float(np.clip(pmf[np.abs(sums) >= abs(int(net.sum()))].sum(), 1e-14, 1.0))
+
+
+def cluster_gain_p(net: NDArray[np.int64]) -> float:
+    """One-sided mid-p of the sign-flip test over clusters; see `mcnemar_gain_p` and `cluster_mcnemar`."""
+    if np.abs(net).max(initial=0) <= 1:
+        return mcnemar_gain_p(int((net > 0).sum()), int((net < 0).sum()))
+    sums, pmf = _sign_flips(net)
+    observed = int(net.sum())
+    return float(np.clip(pmf[sums > observed].sum() + pmf[sums == observed].sum() / 2, 1e-14, 1.0))
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
@@ -278,6 +287,17 @@ def resamples(groups: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.floa
         row[:] = np.bincount(rng.integers(0, groups, groups), minlength=groups)
     counts.setflags(write=False)
     return counts
+
+
+def _sign_flips(net: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
+    """Values of sum(+-net) and their chances: the characteristic function prod(cos(net * t)), inverted by FFT."""
+    size = np.abs(net[net != 0])
+    total = int(size.sum())
+    angles = 2 * np.pi * np.arange(2 * total + 1) / (2 * total + 1)
+    spectrum = np.ones(2 * total + 1)
+    for magnitude, count in zip(*np.unique(size, return_counts=True), strict=True):
+        spectrum *= np.cos(magnitude * angles) ** count
+    return np.arange(-total, total + 1), np.fft.fftshift(np.fft.ifft(spectrum).real)
 
 
 def _z(level: float) -> float:

@@ -107,6 +107,9 @@ def scripts(text: str) -> Counter[str]:
     Chinese characters count as CJK also in Japanese text, beside HIRAGANA and KATAKANA.
     """
     counts: Counter[str] = Counter()
+    if text.isascii():
+        letters = sum(map(str.isalpha, text))
+        return Counter({"LATIN": letters}) if letters else counts
     for char, n in Counter(text).items():
         if char.isalpha():
             script = "LATIN" if char.isascii() else _script(char)
@@ -122,7 +125,10 @@ _FREQUENT = {
     "pt": "de que o do da em um para com não uma os no se na por mais as dos como mas foi ao ele das qual é são",
     "it": "di che il la in è per un del non con una da le si i dei della nel alla come più ma gli al cosa qual",
 }
-_FREQUENT_WORDS = {language: frozenset(words.split()) for language, words in _FREQUENT.items()}
+_LANGUAGES_OF: dict[str, list[str]] = {}
+for _code, _words in _FREQUENT.items():
+    for _word in _words.split():
+        _LANGUAGES_OF.setdefault(_word, []).append(_code)
 _BY_SCRIPT = {
     **{"CJK": "zh", "HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "CYRILLIC": "ru", "ARABIC": "ar"},
     **{"GREEK": "el", "HEBREW": "he", "DEVANAGARI": "hi", "THAI": "th"},
@@ -145,7 +151,7 @@ def language(text: str) -> str | None:
     script = counts.most_common(1)[0][0]
     if script != "LATIN":
         return _BY_SCRIPT.get(script)
-    words = Counter(text.casefold().replace("¿", " ").replace("?", " ").split())
-    hits = {code: sum(words[word] for word in frequent) for code, frequent in _FREQUENT_WORDS.items()}
-    best, second = sorted(hits.values(), reverse=True)[:2]
-    return max(hits, key=lambda code: hits[code]) if best >= 2 and best > second else None
+    words = text.casefold().replace("¿", " ").replace("?", " ").split()
+    hits = Counter(code for word in words for code in _LANGUAGES_OF.get(word, ()))
+    (best, most), (_, second) = (*hits.most_common(2), ("", 0), ("", 0))[:2]
+    return best if most >= 2 and most > second else None

@@ -206,7 +206,8 @@ def _shared(sections: Sequence[Section]) -> tuple[str, ...]:
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
     part = text[start:end]
-    return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip())) if part.strip() else start
+    lead = len(part) - len(part.lstrip())
+    return start + lead, start + max(lead, len(part.rstrip()))
 
 
 def _context(title: str, headings: tuple[str, ...], text: str, spans: Spans, chunking: Chunking) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core.errors import ArtifactError, DataError, Locked
@@ -13,7 +13,7 @@ from core.workspace import UseCaseFolder, Workspace
 from rag.embedding import Encoder, load_encoder
 from rag.ingest import version_lock
 from rag.origin import Origin, load_origin
-from rag.passages import WHOLE_TOKENS, Passages, source
+from rag.passages import WHOLE_TOKENS, Passages, joined, source
 from rag.store import Store, open_store
 
 CANDIDATES = 100
@@ -65,6 +65,11 @@ class Retriever:
             DataError: the index has no document of that id; near ids are named.
         """
         return [self._document(id, number, text, top_k) for number, id in enumerate(ids, start=1)]
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Every document as (id, whole text), in the order they were read."""
+        for entry in self._passages.entries:
+            yield entry.id, joined(self._passages.rows_of(entry))
 
     def close(self) -> None:
         """Release the index. A version that is no longer in force is removed from the disk. Harmless when repeated."""

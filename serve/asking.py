@@ -66,16 +66,15 @@ def at_server(url: str, api_key: str | None, name: str, max_tokens: int | None) 
     """Asks `name` of the server at `url`."""
     import openai
 
-    client = openai.OpenAI(base_url=url, api_key=api_key or "none", max_retries=1)
-
     def ask(turns: Sequence[Turn]) -> Iterator[str | Answer]:
         messages: Any = [{"role": turn.role, "content": turn.content} for turn in turns]
         options: Any = {} if max_tokens is None else {"max_tokens": max_tokens}
         try:
-            chunks = client.chat.completions.create(
-                model=name, messages=messages, stream=True, stream_options={"include_usage": True}, **options
-            )
-            yield from _pieces(chunks)
+            with openai.OpenAI(base_url=url, api_key=api_key or "none", max_retries=1) as client:
+                chunks = client.chat.completions.create(
+                    model=name, messages=messages, stream=True, stream_options={"include_usage": True}, **options
+                )
+                yield from _pieces(chunks)
         except openai.NotFoundError as exc:
             if isinstance(exc.body, dict) and exc.code == "model_not_found":
                 raise ConfigError(str(exc.body["message"])) from exc

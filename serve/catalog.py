@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.engines.base import Engine
 from core.errors import EngineUnavailable, TuneforkError, UnknownName
-from core.models import remote, starter
+from core.models import local_folder, remote, starter
 from core.remedy import Remedy, load_remedy
 from core.settings import DEFAULT_BASE_MODEL
 from core.workspace import UseCaseFolder, Workspace
@@ -91,7 +91,7 @@ class Catalog:
         self._open_base = open_base
         self._locks = KeyedLocks()
         self._bases: dict[str, Engine] = {}
-        self._retrievers: Pool[Any] = Pool()
+        self._shared = _Shared()
         self._live: dict[str, _Live] = {}
         self._read: dict[str, tuple[Stamp, Remedy]] = {}
         self._opened = int(time.time())
@@ -185,7 +185,7 @@ class Catalog:
         folder = self.workspace.use_case(entry.use_case)
         remedy = self._remedy(folder)
         what = plan(remedy, entry.variant, folder.index, folder.adapters)
-        parts = _Parts(self.workspace, folder, self._base, self._retrievers)
+        parts = _Parts(self.workspace, folder, self._base, self._shared)
         try:
             engine = compose(what, parts)
         except _Moved:
@@ -247,14 +247,22 @@ class Catalog:
         return remedy
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """Parts that several names have in common, by version folder."""
+
+    retrievers: Pool[Any] = field(default_factory=Pool)
+    heads: Pool[Engine] = field(default_factory=Pool)
+
+
 class _Parts:
     """Opens the parts of one composition, and remembers which of them to close."""
 
-    def __init__(self, workspace: Workspace, folder: UseCaseFolder, base: OpenBase, retrievers: Pool[Any]) -> None:
+    def __init__(self, workspace: Workspace, folder: UseCaseFolder, base: OpenBase, shared: _Shared) -> None:
         self._workspace = workspace
         self._folder = folder
         self._base = base
-        self._retrievers = retrievers
+        self._shared = shared
         self._closers: list[Callable[[], None]] = []
 
     def base(self, model: str) -> Engine:
@@ -275,16 +283,26 @@ class _Parts:
                 raise _Moved
             return retriever, retriever.close
 
-        held = self._retrievers.hold(index, open_)
+        held = self._shared.retrievers.hold(index, open_)
         self._closers.append(held.release)
         return RagEngine(engine, held.value, top_k)
 
-    def head(self, adapter: Path) -> Engine:
-        from tuning.head_engine import HeadEngine
+    def check_adapter(self, adapter: Path, base_model: str) -> None:
+        from tuning.adapters import check_base
 
-        engine = HeadEngine(adapter, self._workspace)
-        self._closers.append(engine.close)
-        return engine
+        if remote(base_model) is None:
+            check_base(adapter, base_model, local_folder(base_model, self._workspace.models))
+
+    def head(self, adapter: Path) -> Engine:
+        from tuning.head_engine import load_head
+
+        def open_() -> tuple[Engine, Callable[[], None]]:
+            engine = load_head(adapter, self._workspace.models)
+            return engine, engine.close
+
+        held = self._shared.heads.hold(adapter, open_)
+        self._closers.append(held.release)
+        return held.value
 
     def close(self) -> None:
         for close in reversed(self._closers):

@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 from core.engines.base import Engine
 from core.engines.prompted import PromptedEngine
 from core.errors import ArtifactError
-from core.files import read_json
 from core.prompts import Demonstration
-from core.remedy import Method, Remedy
+from core.remedy import Remedy
 from core.workspace import Versions
+from tuning.adapters import load_origin
 
 Variant = Literal["", "rag", "tune", "base"]
 """What stands behind the colon of a served name; "" is what the verdict built."""
@@ -25,6 +25,10 @@ class Parts(Protocol):
 
     def grounded(self, engine: Engine, index: Path, top_k: int) -> Engine:
         """`engine` answering from the passages of the index version in the folder `index`."""
+        ...
+
+    def check_adapter(self, adapter: Path, base_model: str) -> None:
+        """Raises ArtifactError when the adapter in the version folder was trained on another base model."""
         ...
 
     def head(self, adapter: Path) -> Engine:
@@ -51,24 +55,25 @@ def plan(remedy: Remedy, variant: Variant, index: Versions, adapters: Versions) 
     """What `NAME` (variant "") or `NAME:variant` is made of.
 
     Raises:
-        ArtifactError: a version that it needs is gone.
+        ArtifactError: a version that it needs is gone or damaged.
     """
     if variant == "base":
         return Plan(remedy.base_model, remedy.instruction)
     route = remedy.route if variant == "" else variant
     adapter = _version(adapters, remedy.adapter_version if variant == "" else None) if "tune" in route else None
-    head = adapter is not None and _method(adapter) == "head"
+    origin = None if adapter is None else load_origin(adapter)
     # Documents are served as last ingested, whatever the remedy was built on: they may change without a new verdict.
     folder = _version(index, None) if "rag" in route else None
     shaped = route in ("prompt", "few-shot", "rag")
     few_shot = route == "few-shot"
     return Plan(
         remedy.base_model,
-        remedy.instruction,
+        # An adapter answers well to the system prompt it was trained with, which may differ from today's.
+        remedy.instruction if origin is None else origin.instruction,
         answer_format=remedy.answer_format if shaped else "",
         demonstrations=tuple(Demonstration(i, o) for i, o in remedy.demonstrations) if few_shot else (),
         adapter=adapter,
-        head=head,
+        head=origin is not None and origin.method == "head",
         index=folder,
         top_k=remedy.top_k if folder is not None else 0,
     )
@@ -80,6 +85,8 @@ def compose(plan: Plan, parts: Parts) -> Engine:
         assert plan.adapter is not None
         engine = parts.head(plan.adapter)
     else:
+        if plan.adapter is not None:
+            parts.check_adapter(plan.adapter, plan.base_model)
         engine = PromptedEngine(
             parts.base(plan.base_model),
             instruction=plan.instruction,
@@ -96,15 +103,3 @@ def _version(versions: Versions, name: str | None) -> Path:
     if folder is None or not folder.is_dir():
         raise ArtifactError(f"{versions.folder}: there is no version {name or 'in force'}; build it again")
     return folder
-
-
-def _method(adapter: Path) -> Method:
-    """What kind of artifact a version under adapters/ is, by its own word."""
-    try:
-        origin = read_json(adapter / "origin.json")
-    except FileNotFoundError as exc:
-        raise ArtifactError(f"{adapter}: has no origin.json; build it again") from exc
-    method = origin.get("method") if isinstance(origin, dict) else None
-    if method not in ("lora", "head"):
-        raise ArtifactError(f"{adapter / 'origin.json'}: method is {method!r}, not lora or head; build it again")
-    return "head" if method == "head" else "lora"

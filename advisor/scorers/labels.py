@@ -129,10 +129,12 @@ def finder(labels: Sequence[str]) -> Finder:
 def _settled(text: str, words: Sequence[str], named: Sequence[tuple[int, int, str]]) -> bool:
     """Whether the verdict word that leads the answer stands for itself: "Yes, there is no doubt", not "yes or no"."""
     end = named[0][1]
-    rest = words[end:]
-    hedged = rest[:1] in (["or"], ["and"], ["o"], ["y"], ["或"], ["和"]) or (len(named) > 1 and named[1][0] == end)
-    closed = re.match(r"\W*\w+\s*[,.;:!\n，。；：！—–-]", text) is not None
-    return not rest or (closed and not hedged)
+    mark = re.match(r"\W*\w+\s*([,.;:!\n，。；：！—–-])", text)
+    if len(words) == end:
+        return True
+    # "Yes, no" hedges; "Yes. No doubt about it" does not.
+    hedged = mark is not None and mark[1] in ",，" and len(named) > 1 and named[1][0] == end
+    return mark is not None and not hedged
 
 
 def _single_characters(labels: Sequence[str]) -> Finder:

@@ -22,7 +22,7 @@ _SCALES = {
     **{"billion": 1e9, "trillion": 1e12, "千": 1e3, "万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8},
 }
 _NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w.)%])[-+])?[$€£¥₹]?\s?(?P<sign2>(?<=[$€£¥₹])[-+])?(?<![\w.,])(?P<digits>{_DIGITS})(?P<power>e[-+]?\d+)?"
+    rf"(?P<sign>(?<![\w.)%])[-+])?(?:[$€£¥₹]\s?(?P<sign2>[-+])?)?(?<![\w.,])(?P<digits>{_DIGITS})(?P<power>e[-+]?\d+)?"
     r"(?:/(?P<below>\d+(?:\.\d+)?)(?![\d/]))?(?P<percent>\s?%)?"
     rf"(?:\s?(?P<scale>{'|'.join(_SCALES)})(?![a-z]))?(?!\d)",
     re.IGNORECASE,

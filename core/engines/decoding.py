@@ -23,7 +23,7 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]
 class Row:
     """One answer being made."""
 
-    def __init__(self, prompt: Sequence[int], sampler: Sampler, adapter: int = 0) -> None:
+    def __init__(self, prompt: Sequence[int] | Ids, sampler: Sampler, adapter: int = 0) -> None:
         self.prompt: Ids = np.asarray(prompt, dtype=np.int64)
         self.sampler = sampler
         self.adapter = adapter

@@ -9,12 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
-from typing import Protocol
 
 from core.engines.answer import AnswerText
-from core.engines.base import Result
+from core.engines.collect import Out
 from core.engines.decoding import Decoder, Row
 from core.engines.lora import AdapterBank
 from core.engines.sampling import Sampler
@@ -46,13 +45,9 @@ class Call:
     def __init__(self, deltas: bool) -> None:
         self.deltas = deltas
         """Whether pieces are wanted, or only whole answers."""
-        self.out: SimpleQueue[tuple[int, Delta | Result]] = SimpleQueue()
+        self.out: Out = SimpleQueue()
         self.cancelled = False
         """Set by the caller; the worker frees the rows before its next step."""
-
-
-class _Decode(Protocol):
-    def __call__(self, ids: Sequence[int], /) -> str: ...
 
 
 class Scheduler:
@@ -62,7 +57,7 @@ class Scheduler:
         self,
         decoder: Decoder,
         bank: AdapterBank,
-        decode: _Decode,
+        decode: Callable[[Sequence[int]], str],
         end_ids: frozenset[int],
         *,
         max_rows: int,
@@ -217,8 +212,8 @@ class Scheduler:
             self._running = [ask for ask in self._running if id(ask) not in gone]
 
     @staticmethod
-    def _fail(asks: object, error: EngineError) -> None:
-        for ask in asks:  # type: ignore[attr-defined]
+    def _fail(asks: Iterable[Ask], error: EngineError) -> None:
+        for ask in asks:
             ask.call.out.put((ask.index, error))
 
 

@@ -12,13 +12,13 @@ import torch
 
 from core.engines import attention
 from core.engines.base import OnDone, Result
-from core.engines.collect import collect
+from core.engines.collect import collect, pieces
 from core.engines.decoding import Decoder
 from core.engines.lora import AdapterBank
 from core.engines.scheduling import Ask, Call, Scheduler
 from core.engines.tokens import ChatTokenizer
 from core.errors import ContextTooLong, EngineError, EngineUnavailable
-from core.types import Completion, Delta, Request
+from core.types import Delta, Request
 
 MAX_ROWS = 32
 """Rows of the running batch."""
@@ -110,14 +110,7 @@ class TransformersEngine:
             raise ask
         self._scheduler.submit([ask])
         try:
-            while True:
-                _, item = call.out.get()
-                if isinstance(item, EngineError):
-                    raise item
-                if isinstance(item, Completion):
-                    yield Delta("", item)
-                    return
-                yield item
+            yield from pieces(call.out)
         finally:
             self._scheduler.cancel(call)
 

@@ -33,7 +33,7 @@ def read(path: Path, id: str) -> Document:
             sections.append(Section(start, begin, headings))
             start = begin
         indent = len(match["indent"].expandtabs(4))
-        open_at = [(depth, name) for depth, name in open_at if depth < indent] + [(indent, match["name"])]
+        open_at = [(depth, name) for depth, name in open_at if depth < indent] + [(indent, match["name"].rstrip(":"))]
         headings = tuple(name for _, name in open_at)
     if len(text) > start:
         sections.append(Section(start, len(text), headings))

@@ -10,7 +10,12 @@ from rag.documents import Document
 from rag.readers.encoding import read_bytes
 from rag.readers.outline import Outline, squeezed
 
-_UNSEEN = ("script", "style", "template", "noscript", "nav", "svg", "iframe", "object", "head", "form")
+_UNSEEN = (
+    *("script", "style", "template", "noscript", "nav", "svg", "iframe", "object"),
+    *("title", "select", "textarea", "button"),
+)
+"""Not <head> or <form>: pages that leave one open have everything else inside it."""
+
 _BLOCKS = {
     *("address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details", "dialog", "div"),
     *("dl", "dt", "fieldset", "figcaption", "figure", "footer", "header", "hgroup", "html", "li", "main", "ol", "p"),

@@ -61,6 +61,7 @@ def _asking(name: str, url: str | None, api_key: str | None, engine: str, max_to
         yield asking.at_server(url, api_key, name, max_tokens)
         return
     from core.engines.open import open_engine
+    from core.errors import Locked
     from core.workspace import open_workspace
     from serve.catalog import Catalog
 
@@ -68,6 +69,8 @@ def _asking(name: str, url: str | None, api_key: str | None, engine: str, max_to
     catalog = Catalog(workspace, lambda model: open_engine(model, workspace, engine=engine))
     try:
         yield asking.in_process(catalog, name, max_tokens)
+    except Locked as exc:
+        raise Locked(f"{exc}; or ask the server that has it: --url http://HOST:PORT/v1") from exc
     finally:
         catalog.close()
 

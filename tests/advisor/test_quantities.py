@@ -46,7 +46,9 @@ def test_k_is_read_on_content_and_f_is_content_without_form() -> None:
 
 
 def test_d_is_few_shot_over_the_prompt_and_l_tuning_over_the_better_of_both() -> None:
-    found = found_in(table(["closed", "prompt", "few_shot", "tune"], {"CCCC": 10, "WCCC": 10, "WWCC": 20, "WWWC": 30, "WWWW": 30}))
+    found = found_in(
+        table(["closed", "prompt", "few_shot", "tune"], {"CCCC": 10, "WCCC": 10, "WWCC": 20, "WWWC": 30, "WWWW": 30})
+    )
     assert value(found["D"]) == pytest.approx(0.2)
     assert value(found["L"]) == pytest.approx(0.3)
 

@@ -31,7 +31,13 @@ def warned(verdict: Verdict) -> set[str]:
 
 
 def test_knowledge_questions_that_retrieval_answers_and_tuning_does_not_are_rag() -> None:
-    document = {"arms": {"closed": {"n": 910, "correct": 438}, "tune": {"n": 910, "score": 0.504}, "retrieved": {"n": 910, "score": 0.875}}}
+    document = {
+        "arms": {
+            "closed": {"n": 910, "correct": 438},
+            "tune": {"n": 910, "score": 0.504},
+            "retrieved": {"n": 910, "score": 0.875},
+        }
+    }
     verdict = decide(OutcomeTable.from_totals(document))
     assert (verdict.route, verdict.ready, verdict.method) == ("rag", True, None)
     assert verdict.confidence > 0.95
@@ -39,7 +45,9 @@ def test_knowledge_questions_that_retrieval_answers_and_tuning_does_not_are_rag(
 
 
 def test_a_tuning_gain_under_delta_is_not_tune() -> None:
-    verdict = decide(OutcomeTable.from_totals({"arms": {"closed": {"n": 910, "correct": 438}, "tune": {"n": 910, "score": 0.504}}}))
+    verdict = decide(
+        OutcomeTable.from_totals({"arms": {"closed": {"n": 910, "correct": 438}, "tune": {"n": 910, "score": 0.504}}})
+    )
     assert verdict.route == "undecided"
     assert {"arm:oracle", "items"} <= needs(verdict)
 
@@ -85,7 +93,10 @@ def test_mathematics_that_nothing_mends_is_none() -> None:
 
 
 def test_a_dialect_that_demonstrations_teach_is_few_shot() -> None:
-    assert decide(totals(closed=(500, 30), few_shot__3=(500, 300), few_shot__8=(500, 390), tune=(500, 400))).route == "few-shot"
+    assert (
+        decide(totals(closed=(500, 30), few_shot__3=(500, 300), few_shot__8=(500, 390), tune=(500, 400))).route
+        == "few-shot"
+    )
 
 
 def test_a_dialect_that_needs_more_than_demonstrations_is_tune() -> None:
@@ -123,7 +134,9 @@ def test_gains_never_add_up_by_assumption() -> None:
 
 
 def test_both_that_only_equals_the_better_one_is_the_better_one() -> None:
-    verdict = decide(table(["closed", "retrieved", "tune", "tune_retrieved"], {"CCCC": 20, "WCWC": 40, "WWCW": 8, "WWWW": 32}))
+    verdict = decide(
+        table(["closed", "retrieved", "tune", "tune_retrieved"], {"CCCC": 20, "WCWC": 40, "WWCW": 8, "WWWW": 32})
+    )
     assert verdict.route == "rag"
 
 
@@ -165,7 +178,9 @@ def test_only_the_base_measured_decides_nothing_below_the_target() -> None:
     assert {"arm:oracle", "training_rows"} <= needs(verdict)
 
 
-@pytest.mark.parametrize("blocks", [{"WCW": 1, "WWW": 2}, {"WCW": 5}, {"CCC": 5}, {"WWW": 8}, {"WCW": 5, "WWW": 3}, {"CCC": 8}])
+@pytest.mark.parametrize(
+    "blocks", [{"WCW": 1, "WWW": 2}, {"WCW": 5}, {"CCC": 5}, {"WWW": 8}, {"WCW": 5, "WWW": 3}, {"CCC": 8}]
+)
 def test_a_handful_of_items_is_undecided_and_says_how_many_would_do(blocks: dict[str, int]) -> None:
     verdict = decide(table(["closed", "oracle", "tune"], blocks))
     assert verdict.route == "undecided"
@@ -305,7 +320,9 @@ def test_hard_constraints_overrule_accuracy(name: str) -> None:
 
 
 def test_a_hard_constraint_without_retrieval_arms_asks_for_them() -> None:
-    verdict = decide(table(["closed", "tune"], {"WC": 50, "CC": 50}), DecisionSettings(constraints=Constraints(must_cite=True)))
+    verdict = decide(
+        table(["closed", "tune"], {"WC": 50, "CC": 50}), DecisionSettings(constraints=Constraints(must_cite=True))
+    )
     assert (verdict.route, verdict.ready) == ("rag", None)
     assert {"documents", "arm:retrieved"} <= needs(verdict)
 
@@ -345,7 +362,9 @@ def test_token_prices_make_the_cost_of_an_arm() -> None:
     assert verdict.arms["tune"].usd_per_1k == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("values", [{"delta": 0}, {"delta": 1}, {"delta": 5}, {"target": 0}, {"target": 1.1}, {"alpha": 0.7}])
+@pytest.mark.parametrize(
+    "values", [{"delta": 0}, {"delta": 1}, {"delta": 5}, {"target": 0}, {"target": 1.1}, {"alpha": 0.7}]
+)
 def test_settings_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         DecisionSettings(**values)
@@ -382,7 +401,10 @@ def test_graded_scores_without_gain_are_none() -> None:
 
 
 def test_the_verdict_does_not_depend_on_the_order_of_rows() -> None:
-    ordered = rows(["closed", "few_shot:3", "few_shot:8", "oracle", "tune"], {"CCCCC": 9, "WCWCC": 7, "WWCCW": 8, "WWWWW": 20, "CWCWC": 4})
+    ordered = rows(
+        ["closed", "few_shot:3", "few_shot:8", "oracle", "tune"],
+        {"CCCCC": 9, "WCWCC": 7, "WWCCW": 8, "WWWWW": 20, "CWCWC": 4},
+    )
     shuffled = ordered.copy()
     random.Random(1).shuffle(shuffled)
     assert decide(OutcomeTable.from_rows(ordered)).to_json() == decide(OutcomeTable.from_rows(shuffled)).to_json()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,68 +13,51 @@ import openai
 import pytest
 import uvicorn
 
-from core.engines.base import OnDone, Result
-from core.errors import EngineError
+from core.engines.scripted import ScriptedEngine
 from core.remedy import Remedy, save_remedy
-from core.types import Completion, Delta, Request, Usage
+from core.types import Delta, Request
 from core.workspace import Workspace
 from serve.app import create_app
 from serve.catalog import Catalog
 from serve.server import listen, url_of
 
 
-@dataclass
-class EchoEngine:
-    """Answers `MODEL: last message` word by word, and remembers what it was asked."""
+class EchoEngine(ScriptedEngine):
+    """Answers `MODEL: last message` word by word; can fail in mid-stream, and counts what runs and what is cancelled."""
 
-    model: str = "echo"
-    context_window: int | None = 4096
-    delay_s: float = 0.0
-    """Before each piece."""
-    error: EngineError | None = None
-    error_after: int = 0
-    """Pieces before `error`."""
-    answer: Callable[[Request], str] | None = None
-    seen: list[Request] = field(default_factory=list)
-    cancelled: int = 0
-    closed: bool = False
-    active: int = 0
-    most_active: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def count_tokens(self, text: str) -> int:
-        return len(text.split())
-
-    def complete(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Result]:
-        raise AssertionError("the server streams")
+    def __init__(
+        self,
+        model: str = "echo",
+        *,
+        answer: Callable[[Request], str] | None = None,
+        delay_s: float = 0.0,
+        error: Exception | None = None,
+        error_after: int = 0,
+    ) -> None:
+        """
+        Args:
+            error: raised in place of the piece number `error_after`.
+        """
+        super().__init__(answer or (lambda r: f"{model}: {r.messages[-1].content}"), name=model, delay_s=delay_s)
+        self._error = error
+        self._error_after = error_after
+        self.most_running = 0
+        self.cancelled = 0
+        self.closed = False
 
     def stream(self, request: Request) -> Iterator[Delta]:
-        with self._lock:
-            self.seen.append(request)
-            self.active += 1
-            self.most_active = max(self.active, self.most_active)
-        started = time.monotonic()
-        text = self.answer(request) if self.answer else f"{self.model}: {request.messages[-1].content}"
-        words = [w + " " for w in text.split(" ")]
-        words[-1] = words[-1][:-1]
-        kept = words[: request.sampling.max_tokens]
         try:
-            for number, word in enumerate(kept):
-                time.sleep(self.delay_s)
-                if self.error is not None and number >= self.error_after:
-                    raise self.error
-                yield Delta(word)
-            usage = Usage(sum(self.count_tokens(m.content) for m in request.messages), len(kept))
-            reason = "stop" if len(kept) == len(words) else "length"
-            yield Delta("", Completion("".join(kept), reason, usage, time.monotonic() - started))
+            for number, delta in enumerate(super().stream(request)):
+                self.most_running = max(self.most_running, self.running)
+                if self._error is not None and number >= self._error_after:
+                    raise self._error
+                yield delta
         except GeneratorExit:
             self.cancelled += 1
             raise
-        finally:
-            with self._lock:
-                self.active -= 1
 
     def close(self) -> None:
+        super().close()
         self.closed = True
 
 
@@ -83,10 +66,12 @@ class Server:
     url: str
     app: Any
     catalog: Catalog
+    clients: list[openai.OpenAI] = field(default_factory=list)
 
     def client(self, **options: Any) -> openai.OpenAI:
         options = {"api_key": "none", "max_retries": 0, "timeout": 30, **options}
-        return openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
+        self.clients.append(openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options))
+        return self.clients[-1]
 
 
 @contextmanager
@@ -103,7 +88,10 @@ def running(catalog: Catalog, **options: Any) -> Iterator[Server]:
         while not server.started:
             assert thread.is_alive(), "the server did not start"
             time.sleep(0.01)
-        yield Server(url, app, catalog)
+        running_server = Server(url, app, catalog)
+        yield running_server
+        for client in running_server.clients:
+            client.close()
     finally:
         server.should_exit = True
         thread.join(20)

@@ -34,7 +34,7 @@ def prompt_of(catalog: Catalog, name: str, engine: EchoEngine) -> str:
     """The system prompt that `name` puts around a request."""
     with catalog.lease(name) as served:
         list(served.engine.stream(HELLO))
-    first = engine.seen[-1].messages[0]
+    first = engine.requests[-1].messages[0]
     return first.content if first.role == "system" else ""
 
 
@@ -44,7 +44,7 @@ def test_new_remedy_goes_live_without_restart(catalog: Catalog, workspace: Works
         declare(workspace, "faq", route="prompt", instruction="new", answer_format="One word.")
         assert prompt_of(catalog, "faq", opened[0]) == "new\n\nOne word."
         list(old.engine.stream(HELLO))
-        assert opened[0].seen[-1].messages[0].content == "old"
+        assert opened[0].requests[-1].messages[0].content == "old"
     assert len(opened) == 1
 
 

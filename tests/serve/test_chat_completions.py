@@ -70,21 +70,21 @@ def test_sampling_reaches_the_engine(server: Server, engines: dict[str, EchoEngi
     server.client().chat.completions.create(
         model="faq", messages=ASK, max_tokens=2, temperature=0.5, top_p=0.9, seed=11, stop=["x", "y"]
     )
-    sampling = engines["echo"].seen[-1].sampling
+    sampling = engines["echo"].requests[-1].sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (2, 0.5, 0.9)
     assert (sampling.seed, sampling.stop) == (11, ("x", "y"))
 
 
 def test_defaults_are_greedy_and_the_use_cases_length(server: Server, engines: dict[str, EchoEngine]) -> None:
     server.client().chat.completions.create(model="faq", messages=ASK)
-    sampling = engines["echo"].seen[-1].sampling
+    sampling = engines["echo"].requests[-1].sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.0, 1.0)
     assert (sampling.seed, sampling.stop) == (None, ())
 
 
 def test_cut_answer_says_length(server: Server) -> None:
     answer = server.client().chat.completions.create(model="faq", messages=ASK, max_completion_tokens=2)
-    assert answer.choices[0].message.content == "echo: one "
+    assert answer.choices[0].message.content == "echo: one"
     assert answer.choices[0].finish_reason == "length"
 
 
@@ -96,7 +96,7 @@ def test_messages_reach_the_engine_in_the_words_of_the_use_case(server: Server, 
         {"role": "user", "content": "d"},
     ]
     server.client().chat.completions.create(model="faq", messages=messages)
-    assert engines["echo"].seen[-1].messages == (
+    assert engines["echo"].requests[-1].messages == (
         Message("system", "Be kind.\n\nBe short."),
         Message("user", "a\nb"),
         Message("assistant", "c"),
@@ -143,7 +143,7 @@ def test_sixteen_clients_get_their_own_answers(server: Server, engines: dict[str
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(ask, range(48)))
     assert answers == [f"echo: client {n} says {n * n}" for n in range(48)]
-    assert engines["echo"].most_active > 4
+    assert engines["echo"].most_running > 4
 
 
 def test_async_client_is_served(server: Server) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from core.engines.prompted import PromptedEngine
 from core.errors import ArtifactError
-from core.files import write_json
 from core.prompts import Demonstration
 from core.remedy import Remedy
 from core.workspace import UseCaseFolder
 from serve.compose import compose, plan
 from tests.serve.conftest import EchoEngine
+from tuning.adapters import ORIGIN, Origin, save_origin
 
 
 def remedy(route: str, **fields: object) -> Remedy:
@@ -30,6 +30,12 @@ def remedy(route: str, **fields: object) -> Remedy:
     return Remedy.model_validate({**values, **fields})
 
 
+def origin(method: str) -> Origin:
+    values = {"method": method, "base_model": "echo", "base_fingerprint": "f", "instruction": "T", "train_s": 1.0}
+    empty: dict[str, object] = {"data": {}, "recipe": {}, "scores": {}, "versions": {}}
+    return Origin.model_validate({**values, **empty, "created": "2026-01-01T00:00:00+00:00"})
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> UseCaseFolder:
     """A use case with index v0001 and the adapters v0001 (lora) and v0002 (head, in force)."""
@@ -39,7 +45,7 @@ def folder(tmp_path: Path) -> UseCaseFolder:
     folder.index.activate("v0001")
     for method in ("lora", "head"):
         with folder.adapters.build() as staging:
-            write_json(staging / "origin.json", {"method": method})
+            save_origin(staging, origin(method))
     folder.adapters.activate("v0002")
     return folder
 
@@ -64,7 +70,8 @@ def test_route(
     folder: UseCaseFolder, route: str, answer_format: str, demonstrations: object, index: str, adapter: str
 ) -> None:
     made = plan(remedy(route, adapter_version="v0001"), "", folder.index, folder.adapters)
-    assert (made.base_model, made.instruction, made.answer_format) == ("echo", "I", answer_format)
+    trained_with = "T" if adapter else "I"
+    assert (made.base_model, made.instruction, made.answer_format) == ("echo", trained_with, answer_format)
     assert made.demonstrations == demonstrations
     assert (made.index and made.index.name) == index
     assert (made.adapter and made.adapter.name) == adapter
@@ -86,8 +93,9 @@ def test_version_that_is_gone_is_said(folder: UseCaseFolder) -> None:
 
 
 def test_artifact_of_unknown_method_is_refused(folder: UseCaseFolder) -> None:
-    write_json(folder.adapters.folder / "v0001" / "origin.json", {"method": "magic"})
-    with pytest.raises(ArtifactError, match="magic"):
+    path = folder.adapters.folder / "v0001" / ORIGIN
+    path.write_text(path.read_text(encoding="utf-8").replace('"lora"', '"magic"'), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="'lora' or 'head'"):
         plan(remedy("tune", adapter_version="v0001"), "", folder.index, folder.adapters)
 
 
@@ -98,13 +106,18 @@ class Parts:
     def grounded(self, engine: object, index: Path, top_k: int) -> tuple[object, str, int]:
         return engine, index.name, top_k
 
+    def check_adapter(self, adapter: Path, base_model: str) -> None:
+        self.checked = (adapter.name, base_model)
+
     def head(self, adapter: Path) -> str:
         return f"head {adapter.name}"
 
 
 def test_rag_over_an_adapter_grounds_the_adapted_engine(folder: UseCaseFolder) -> None:
     made = plan(remedy("rag+tune", adapter_version="v0001"), "", folder.index, folder.adapters)
-    engine, index, top_k = compose(made, Parts())  # type: ignore[misc, arg-type]
+    parts = Parts()
+    engine, index, top_k = compose(made, parts)  # type: ignore[misc, arg-type]
+    assert parts.checked == ("v0001", "echo")
     assert isinstance(engine, PromptedEngine)
     assert engine.adapter == str(folder.adapters.folder / "v0001")
     assert (index, top_k) == ("v0001", 3)

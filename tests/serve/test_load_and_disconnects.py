@@ -37,7 +37,7 @@ def hang_up_after_asking(server: Server, slow: EchoEngine, stream: bool) -> None
     url = httpx.URL(server.url)
     with socket.create_connection((url.host, url.port)) as connection:
         connection.sendall(head.encode() + request.content)
-        wait_until(lambda: slow.active == 1)
+        wait_until(lambda: slow.running == 1)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -46,7 +46,7 @@ def test_client_that_leaves_frees_its_slot_within_a_second(
 ) -> None:
     server = serve()
     hang_up_after_asking(server, slow, stream)
-    wait_until(lambda: slow.active == 0, timeout_s=1)
+    wait_until(lambda: slow.running == 0, timeout_s=1)
     assert slow.cancelled == 1
     wait_until(lambda: server.app.state.workers.busy == 0, timeout_s=1)
 
@@ -70,7 +70,7 @@ def test_client_that_leaves_the_queue_is_never_answered(serve: Serve, slow: Echo
     wait_until(lambda: server.app.state.workers.busy == 1, timeout_s=1)
     stream.close()
     wait_until(lambda: server.app.state.workers.busy == 0)
-    assert len(slow.seen) == 1
+    assert len(slow.requests) == 1
 
 
 def test_full_queue_is_a_429_with_retry_after(serve: Serve, slow: EchoEngine) -> None:
@@ -101,7 +101,7 @@ def test_no_more_answers_are_made_at_once_than_allowed(serve: Serve, slow: EchoE
                 lambda _: server.client().chat.completions.create(model="faq", messages=ASK, max_tokens=3), range(8)
             )
         )
-    assert slow.most_active == 2
+    assert slow.most_running == 2
 
 
 def test_health_is_quick_while_sixty_four_answers_are_made(serve: Serve, slow: EchoEngine) -> None:
@@ -114,7 +114,7 @@ def test_health_is_quick_while_sixty_four_answers_are_made(serve: Serve, slow: E
 
     with ThreadPoolExecutor(64) as pool:
         asked = [pool.submit(ask, i) for i in range(64)]
-        wait_until(lambda: slow.active == 64, timeout_s=20)
+        wait_until(lambda: slow.running == 64, timeout_s=20)
         times = []
         for _ in range(10):
             start = time.monotonic()

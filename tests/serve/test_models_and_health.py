@@ -89,4 +89,4 @@ def test_engine_is_opened_once_for_all_names(
     for name in ("a", "b", "a:base", "echo"):
         ask: Any = [{"role": "user", "content": name}]
         server.client().chat.completions.create(model=name, messages=ask)
-    assert [request.messages[-1].content for request in engines["echo"].seen] == ["a", "b", "a:base", "echo"]
+    assert [request.messages[-1].content for request in engines["echo"].requests] == ["a", "b", "a:base", "echo"]

@@ -1,0 +1,58 @@
+"""Tiny training sets."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.rows import Row
+from core.settings import UseCase
+from core.types import Message
+
+
+def row(text: str, answer: str | None, line: int = 1) -> Row:
+    answers = () if answer is None else (answer,)
+    return Row(id=f"r{line}", messages=(Message("user", text),), answers=answers, line=line)
+
+
+@pytest.fixture
+def settings() -> UseCase:
+    return UseCase(name="tiny")
+
+
+@pytest.fixture
+def card_rows() -> list[Row]:
+    """24 questions of a bank's customers with three labels."""
+    asked = {
+        "card_lost": [
+            "I lost my card",
+            "my card is gone",
+            "someone stole my card",
+            "I cannot find my card anywhere",
+            "I left my card in a taxi",
+            "my wallet with the card was stolen",
+            "where is my card, I think it is lost",
+            "please block my lost card",
+        ],
+        "exchange_rate": [
+            "what is the exchange rate for euros",
+            "how do you compute exchange rates",
+            "which rate applies to dollars",
+            "is the exchange rate fair",
+            "the rate for yen seems wrong",
+            "do you use the interbank exchange rate",
+            "when do exchange rates change",
+            "rate of pounds to euros today",
+        ],
+        "top_up": [
+            "how do I top up my account",
+            "can I top up by bank transfer",
+            "my top-up did not arrive",
+            "top up with a credit card",
+            "automatic top-up please",
+            "is there a fee for a top-up",
+            "add money to my account",
+            "the top-up was declined",
+        ],
+    }
+    pairs = [(text, label) for label, texts in asked.items() for text in texts]
+    return [row(text, label, line) for line, (text, label) in enumerate(pairs, start=1)]

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuning.batches import plan_epoch, shared_prefix, split
+from tuning.examples import Example
+
+lengths = st.lists(st.integers(1, 500), min_size=1, max_size=200)
+
+
+@given(lengths, st.integers(1, 32), st.integers(64, 2048), st.integers(0, 5))
+def test_an_epoch_sees_every_row_once(lengths: list[int], rows: int, tokens: int, seed: int) -> None:
+    steps = plan_epoch(lengths, rows, tokens, seed, 0)
+    assert sorted(i for step in steps for part in step for i in part) == list(range(len(lengths)))
+    assert all(sum(len(part) for part in step) <= rows for step in steps)
+
+
+@given(lengths, st.integers(64, 2048))
+def test_a_forward_pass_keeps_to_its_token_budget(lengths: list[int], tokens: int) -> None:
+    for part in split(range(len(lengths)), lengths, tokens):
+        assert len(part) == 1 or len(part) * max(lengths[i] for i in part) <= tokens
+
+
+def test_the_order_is_fixed_by_seed_and_epoch() -> None:
+    lengths = list(range(1, 101))
+    assert plan_epoch(lengths, 8, 512, 1, 0) == plan_epoch(lengths, 8, 512, 1, 0)
+    assert plan_epoch(lengths, 8, 512, 1, 0) != plan_epoch(lengths, 8, 512, 1, 1)
+    assert plan_epoch(lengths, 8, 512, 1, 0) != plan_epoch(lengths, 8, 512, 2, 0)
+
+
+def test_grouping_by_length_leaves_little_padding() -> None:
+    lengths = [10 + (i * 37) % 91 for i in range(2000)]
+    padded = sum(
+        len(part) * max(lengths[i] for i in part) for step in plan_epoch(lengths, 8, 4096, 0, 0) for part in step
+    )
+    assert padded < 1.05 * sum(lengths)
+
+
+def test_the_shared_prefix_ends_before_the_shortest_prompt_does() -> None:
+    same = Example("a", (1, 2, 3, 4, 9), 4)
+    assert shared_prefix([same, same]) == 3
+    assert shared_prefix([same, Example("b", (1, 2, 7, 4, 9), 4)]) == 2
+    assert shared_prefix([same, Example("b", (5, 2, 3, 4, 9), 4)]) == 0

@@ -1,0 +1,38 @@
+"""The state of a training on the disk: one file, replaced as a whole, so a killed job leaves the last good one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, Any]) -> None:
+    """Replace `path` in one step; a full disk leaves the file that was there."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(dict(tensors), temporary, metadata={"progress": json.dumps(dict(progress))})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """Tensors and progress; None when there is no file, or a damaged one (training then begins anew)."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+            return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118 - not a dict
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None

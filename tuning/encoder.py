@@ -1,0 +1,96 @@
+"""Texts to feature vectors by a sentence encoder, each text computed once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.progress import progress
+from tuning.adapters import base_fingerprint
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Features = NDArray[np.float32]
+"""[texts, dimension]"""
+
+BATCH = 64
+_CHUNK = 1024
+
+
+class Encoder:
+    """A sentence-transformers model. Thread-safe."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.folder = folder
+        self.model: SentenceTransformer = SentenceTransformer(str(folder), device=str(device))
+        self.model.eval()
+        # The tokenizer keeps its padding state in itself, so two threads cannot share it.
+        self._lock = Lock()
+
+    def encode(self, texts: Sequence[str]) -> Features:
+        with self._lock, torch.inference_mode():
+            vectors = self.model.encode(list(texts), batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
+        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens the encoder reads of `text`; what is beyond its window is not read."""
+        with self._lock:
+            return int(self.model.preprocess([text])["input_ids"].shape[1])
+
+
+def cached_features(encoder: Encoder, texts: Sequence[str], cache: Path | None) -> Features:
+    """Features of `texts`, those in the folder `cache` read from there, the others computed and added to it.
+
+    A text is known by its hash, the encoder by its fingerprint: neither a renamed file nor a reordered one computes
+    anything twice, and another encoder never meets these vectors.
+    """
+    keys = [sha256(text.encode()).digest()[:16] for text in texts]
+    store = None if cache is None else cache / f"{base_fingerprint(encoder.folder)[:16]}.safetensors"
+    known = {} if store is None else _load(store)
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    if missing:
+        # Longest first, so that a batch holds texts of like length and the slowest part is over first.
+        order = sorted(missing, key=lambda key: -len(missing[key]))
+        with progress("encoding", len(order), "texts") if len(order) > BATCH else nullcontext(None) as advance:
+            for start in range(0, len(order), _CHUNK):
+                part = order[start : start + _CHUNK]
+                known |= zip(part, encoder.encode([missing[key] for key in part]), strict=True)
+                if advance is not None:
+                    advance(len(part))
+        if store is not None:
+            _save(store, known)
+    return np.stack([known[key] for key in keys])
+
+
+def _load(store: Path) -> dict[bytes, Features]:
+    from safetensors.numpy import load_file
+
+    if not store.is_file():
+        return {}
+    tensors = load_file(store)
+    return {key.tobytes(): vector for key, vector in zip(tensors["keys"], tensors["vectors"], strict=True)}
+
+
+def _save(store: Path, known: dict[bytes, Features]) -> None:
+    from safetensors.numpy import save_file
+
+    store.parent.mkdir(parents=True, exist_ok=True)
+    keys = np.frombuffer(b"".join(known), dtype=np.uint8).reshape(len(known), -1)
+    temporary = store.with_name(f".{store.name}.{os.getpid()}.tmp")
+    try:
+        save_file({"keys": keys, "vectors": np.stack(list(known.values()))}, temporary)
+        temporary.replace(store)
+    finally:
+        temporary.unlink(missing_ok=True)

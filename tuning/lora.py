@@ -1,0 +1,254 @@
+"""The LoRA recipe, top to bottom: model, adapter, steps, evaluations on held-out rows, the best weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import ConfigError
+from core.files import append_jsonl
+from core.progress import progress, say
+from tuning.batches import plan_epoch, shared_prefix, split
+from tuning.checkpoint import load_checkpoint, save_checkpoint
+from tuning.device import fast_bfloat16, pick_device
+from tuning.examples import Example
+from tuning.flat import FlatWeights
+from tuning.forward import SHORT, SupervisedModel, can_share_prefix
+from tuning.interrupt import interruptible
+from tuning.recipe import LoraRecipe
+
+EVALUATIONS = 8
+"""On the dev rows, over the whole training."""
+_PROBE = 6
+"""Steps after which the speed is known well enough to plan for a time limit."""
+_PREFIX_WORTH = 8
+"""Tokens from which a shared prefix is worth its own forward pass."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands; goes into every checkpoint."""
+
+    steps: int
+    """Planned."""
+    step: int = 0
+    best_step: int = 0
+    best_score: float = -1.0
+    best_loss: float = math.inf
+    without_gain: int = 0
+    stopped: str = ""
+    """Why training ended before the planned steps; empty when it did not."""
+    tokens: int = 0
+    """Of the rows seen, prompt and answer; a shared prefix counts in every row."""
+    seconds: float = 0.0
+    """Spent in steps and evaluations, over all attempts."""
+    evaluation_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: Any
+    """The PEFT model, best weights in place."""
+    progress: Progress
+    parameters: int
+    dev_rows: int
+    dtype: str
+    prefix: int
+
+
+def train_adapter(
+    base: Path, train: Sequence[Example], dev: Sequence[Example], recipe: LoraRecipe, state: Path, pad: int
+) -> Trained:
+    """A LoRA adapter for the model in the folder `base`, fitted to `train`, the weights that did best on `dev`.
+
+    Deterministic for one machine, thread count and set of versions: a training that was stopped or killed and goes on
+    ends with the same weights as one that was not. `state` is its folder: checkpoint.safetensors, metrics.jsonl.
+
+    Raises:
+        ConfigError: the loss is no longer a number.
+        KeyboardInterrupt: Ctrl-C; a checkpoint has been written.
+    """
+    device = pick_device(recipe.device)
+    model = _model_with_adapter(base, recipe, device, longest=max(len(e.ids) for e in [*train, *dev]))
+    weights = FlatWeights((p for p in model.parameters() if p.requires_grad), recipe.weight_decay)
+    losses = _supervised(model, train, dev, pad)
+    lengths = [len(example.ids) - losses.prefix for example in train]
+
+    per_epoch = math.ceil(len(train) / recipe.batch_rows)
+    at = Progress(steps=max(1, round(per_epoch * recipe.epochs)))
+    best = weights.master.clone()
+    checkpoint = load_checkpoint(state / "checkpoint.safetensors")
+    if checkpoint is not None:
+        tensors, saved = checkpoint
+        at = Progress(**saved)
+        best = tensors.pop("best").to(device)
+        weights.load_state(tensors)
+        say(f"going on after step {at.step} of {at.steps}")
+
+    def save() -> None:
+        save_checkpoint(state / "checkpoint.safetensors", {**weights.state(), "best": best.cpu()}, asdict(at))
+
+    saved_at = time.monotonic()
+    epoch, plan = -1, []
+    with interruptible() as stop_asked, progress("training", at.steps, "steps") as advance:
+        advance(at.step)
+        while at.step < at.steps and not at.stopped:
+            start = time.perf_counter()
+            if at.step // per_epoch != epoch:
+                epoch = at.step // per_epoch
+                plan = plan_epoch(lengths, recipe.batch_rows, recipe.batch_tokens, recipe.seed, epoch)
+            parts = [[train[i] for i in part] for part in plan[at.step % per_epoch]]
+            torch.manual_seed(recipe.seed * 1_000_003 + at.step)
+            loss, norm = _step(losses, weights, parts, _rate(at.step, at.steps, recipe), recipe)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise ConfigError(_not_a_number(at, recipe, state, save))
+            at.step += 1
+            step_tokens = sum(len(example.ids) for part in parts for example in part)
+            at.tokens += step_tokens
+            took = time.perf_counter() - start
+            at.seconds += took
+            row = {"step": at.step, "loss": loss, "grad_norm": norm, "rate": _rate(at.step - 1, at.steps, recipe)}
+            append_jsonl(state / "metrics.jsonl", row | {"tokens_per_s": step_tokens / took})
+            _plan_for_time(at, recipe)
+
+            if at.stopped or _evaluates(at.step, at.steps):
+                start = time.perf_counter()
+                if _judge(losses, dev, at, recipe, state):
+                    best.copy_(weights.master)
+                at.evaluation_seconds += time.perf_counter() - start
+                at.seconds += time.perf_counter() - start
+            advance(1)
+            stopping = stop_asked()
+            if stopping or time.monotonic() - saved_at > recipe.checkpoint_seconds:
+                save()
+                saved_at = time.monotonic()
+            if stopping:
+                raise KeyboardInterrupt
+    weights.put(best)
+    return Trained(model, at, weights.size, len(dev), str(model.dtype).removeprefix("torch."), losses.prefix)
+
+
+def _model_with_adapter(base: Path, recipe: LoraRecipe, device: torch.device, longest: int) -> Any:
+    """The base model, frozen, with a LoRA pair on every linear layer but the output layer."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if fast_bfloat16(device) else torch.float32
+    attention = "eager" if device.type == "cpu" and longest <= SHORT else "sdpa"
+    causal = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation=attention).to(device)
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(recipe.seed)
+    model = get_peft_model(causal, config, autocast_adapter_dtype=False)
+    model.train()
+    return model
+
+
+def _supervised(model: Any, train: Sequence[Example], dev: Sequence[Example], pad: int) -> SupervisedModel:
+    """The model, asked with a shared prefix where that is exact for it."""
+    causal = model.get_base_model()
+    whole = SupervisedModel(causal, (), pad)
+    length = shared_prefix([*train, *dev])
+    if length < _PREFIX_WORTH or not can_share_prefix(causal.config):
+        return whole
+    sharing = SupervisedModel(causal, train[0].ids[:length], pad)
+    probe = sorted(train, key=lambda e: len(e.ids))[:2]
+    with sharing.evaluating():
+        one, other = float(sharing.loss(probe).total), float(whole.loss(probe).total)
+    if not math.isclose(one, other, rel_tol=0.05):
+        say(
+            f"the shared prefix is run with every row: with this model it changes the loss ({one:.3f}, not {other:.3f})"
+        )
+        return whole
+    return sharing
+
+
+def _step(
+    losses: SupervisedModel, weights: FlatWeights, parts: Sequence[Sequence[Example]], rate: float, recipe: LoraRecipe
+) -> tuple[float, float]:
+    """One optimizer step over the rows of `parts`; the mean loss a supervised token, and the gradient's norm."""
+    tokens = sum(example.supervised for part in parts for example in part)
+    total = 0.0
+    for part in parts:
+        loss = losses.loss(part)
+        (loss.total / tokens).backward()  # type: ignore[no-untyped-call]
+        weights.collect()
+        total += float(loss.total.detach())
+    return total / tokens, weights.step(rate, recipe.max_grad_norm)
+
+
+def _rate(step: int, steps: int, recipe: LoraRecipe) -> float:
+    """Learning rate of the 0-based `step`: linear warm-up, then linear decay to zero after the last step."""
+    warm = max(1, round(recipe.warmup * steps))
+    return recipe.learning_rate * min((step + 1) / warm, (steps - step) / max(1, steps - warm), 1.0)
+
+
+def _evaluates(step: int, steps: int) -> bool:
+    return step == steps or step % max(1, steps // EVALUATIONS) == 0
+
+
+def _judge(losses: SupervisedModel, dev: Sequence[Example], at: Progress, recipe: LoraRecipe, state: Path) -> bool:
+    """Evaluate on the dev rows; True when these weights are the best so far (always so without dev rows)."""
+    if not dev:
+        at.best_step = at.step
+        return True
+    loss, score = evaluate(losses, dev, recipe.batch_tokens)
+    better = (score, -loss) > (at.best_score, -at.best_loss)
+    gained = score > at.best_score or loss < at.best_loss
+    append_jsonl(state / "metrics.jsonl", {"step": at.step, "dev_loss": loss, "dev_score": score, "best": better})
+    say(
+        f"step {at.step}/{at.steps}: dev loss {loss:.3f}, {score:.0%} of {len(dev)} dev answers word for word,"
+        f" {at.tokens / at.seconds:.0f} tokens/s, {_left(at):.0f} s left"
+    )
+    if better:
+        at.best_step, at.best_score, at.best_loss = at.step, score, loss
+    at.without_gain = 0 if gained else at.without_gain + 1
+    if at.without_gain >= recipe.patience and at.step < at.steps:
+        at.stopped = f"no gain on the dev rows in {at.without_gain} evaluations"
+    return better
+
+
+def evaluate(losses: SupervisedModel, examples: Sequence[Example], batch_tokens: int) -> tuple[float, float]:
+    """Mean loss a supervised token, and the share of examples that greedy decoding answers word for word."""
+    parts = split(range(len(examples)), [len(e.ids) - losses.prefix for e in examples], batch_tokens)
+    with losses.evaluating():
+        found = [losses.loss([examples[i] for i in part]) for part in parts]
+    tokens = sum(loss.tokens for loss in found)
+    return sum(float(loss.total) for loss in found) / tokens, sum(loss.exact for loss in found) / len(examples)
+
+
+def _plan_for_time(at: Progress, recipe: LoraRecipe) -> None:
+    """Once the speed is known, plan as many steps as `max_seconds` allows; the rate then decays over those."""
+    if recipe.max_seconds is None:
+        return
+    if at.step == _PROBE:
+        affordable = int(recipe.max_seconds / (at.seconds / at.step))
+        if affordable < at.steps:
+            say(f"{at.steps} steps would take {at.seconds / at.step * at.steps:.0f} s; planning {affordable}")
+            at.steps = max(at.step + 1, affordable)
+    if at.seconds > recipe.max_seconds and at.step < at.steps:
+        at.stopped = f"the time limit of {recipe.max_seconds:.0f} s"
+
+
+def _left(at: Progress) -> float:
+    return (at.steps - at.step) * at.seconds / at.step
+
+
+def _not_a_number(at: Progress, recipe: LoraRecipe, state: Path, save: Any) -> str:
+    save()
+    good = f"the weights of step {at.best_step} are in {state}" if at.best_step else "no step before it was good"
+    return (
+        f"the loss is no longer a number at step {at.step + 1} of {at.steps} (learning rate {recipe.learning_rate:g});"
+        f" use a lower --lr; {good}"
+    )
