@@ -98,7 +98,7 @@ def _adapter(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, met
     rows = read_rows(settings.train, "training")
     train = train_head if method == "head" else train_lora
     with folder.adapters.build() as staging:
-        train(staging, settings, workspace, rows)
+        train(staging, settings, workspace, rows, source=settings.train)
     version = folder.adapters.newest()
     assert version is not None
     folder.adapters.activate(version)

@@ -131,7 +131,7 @@ def _leakage(
         for row, text in zip(rows, texts, strict=True)
         if text in seen and set(row.answers) & set(seen[text].answers)
     ]
-    if len(repeated) == len(rows):
+    if rows and len(repeated) == len(rows):
         raise DataError(
             f"the training rows hold all {len(rows)} eval rows with their answers: a tuned model would only repeat them; "
             "take the eval rows out of the training rows"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from advisor.refusals import is_refusal
+from advisor.scorers.labels import label_parts, split_labels
 from advisor.shapes import common_end, common_run, common_start, shape_patterns
 from core.labels import closed_labels
 from core.rows import Row
@@ -38,7 +39,7 @@ _NUMBER = re.compile(r"[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
 @dataclass(frozen=True)
 class Check:
     name: str
-    """label | json | number | shape | start | end | phrase | last_line | one_line | length | script | language"""
+    """label | labels | json | number | shape | start | end | phrase | last_line | one_line | length | script | language"""
     rule: str
     """The rule as a sentence for the report."""
     holds: Callable[[str], bool]
@@ -73,6 +74,9 @@ class FormSpec:
 
 def learn_form(rows: Sequence[Row]) -> FormSpec:
     """The shape of the outputs of training `rows`; refusals and unanswerable rows teach nothing about it."""
+    parts = label_parts([row.output for row in rows if row.answers])
+    if parts is not None:
+        return _of_label_lists(parts, rows)
     labels = closed_labels(rows)
     if labels:
         return _of_labels(labels, len(rows))
@@ -91,6 +95,19 @@ def _of_labels(labels: tuple[str, ...], n: int) -> FormSpec:
     else:
         line = f"Answer with one label and nothing else, written like these: {', '.join(labels[:20])}."
     return FormSpec((Check("label", rule, lambda text: text in known),), line, n)
+
+
+def _of_label_lists(parts: Sequence[str], rows: Sequence[Row]) -> FormSpec:
+    known = frozenset(parts)
+    outputs = [row.output for row in rows if row.answers]
+    check = Check(
+        "labels",
+        f"The answer is a list of labels out of {len(parts)}: {', '.join(parts[:8])}{', ...' if len(parts) > 8 else ''}",
+        lambda text: bool(text) and set(split_labels(text)) <= known,
+    )
+    example = max(outputs[:50], key=lambda output: len(split_labels(output)))
+    line = f"Answer with labels out of these and nothing else: {', '.join(parts)}. Write them like this: {example}"
+    return FormSpec((check,), line, len(outputs))
 
 
 def _of_json(outputs: Sequence[str]) -> FormSpec | None:

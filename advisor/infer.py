@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
 from advisor.scorers import Scorer, parse_scorer
-from advisor.scorers.labels import split_labels
+from advisor.scorers.labels import label_parts, split_labels
 from advisor.scorers.numbers import whole_number
 from advisor.scorers.structured import find_json
 from core.labels import closed_labels
@@ -24,7 +23,6 @@ SHORT_TOKENS = 12
 LONG_TOKENS = 60
 """From here on the order of words matters more than which words there are."""
 
-MAX_LABELS = 200
 _SQL = re.compile(
     r"(?:select|with|insert\s+into|update|delete\s+from)\b.*\b(?:from|set|into|as)\b", re.IGNORECASE | re.DOTALL
 )
@@ -48,6 +46,11 @@ def infer_scorer(rows: Sequence[Row], train_rows: Sequence[Row], named: str | No
         return parse_scorer("contains").because(
             "No row has a gold answer: refusing is right where a row is unanswerable, and nothing else is scored."
         )
+    parts = label_parts([*golds, *(row.output for row in train_rows if row.answers)])
+    if parts is not None:
+        return parse_scorer("multi_label", parts).because(
+            f"Scored by `multi_label`: the gold answers are lists made of {len(parts)} labels."
+        )
     labels = closed_labels(train_rows) if train_rows else None
     outside = [gold for gold in golds if labels and gold not in labels]
     if labels and len(outside) <= (1 - SHARE) * len(golds):
@@ -60,10 +63,10 @@ def infer_scorer(rows: Sequence[Row], train_rows: Sequence[Row], named: str | No
         return parse_scorer("label", labels).because(
             f"Scored by `label`: the gold answers are a closed set of {len(labels)} labels."
         )
-    return _by_kind(golds, [row.output for row in train_rows if row.answers])
+    return _by_kind(golds)
 
 
-def _by_kind(golds: Sequence[str], trained: Sequence[str]) -> Scorer:
+def _by_kind(golds: Sequence[str]) -> Scorer:
     n = len(golds)
     numbers = sum(whole_number(gold) is not None or "####" in gold for gold in golds)
     if numbers >= SHARE * n:
@@ -75,11 +78,6 @@ def _by_kind(golds: Sequence[str], trained: Sequence[str]) -> Scorer:
     if queries >= SHARE * n:
         return parse_scorer("sql").because(
             f"Scored by `sql`, by canonical form: {queries} of {n} gold answers are SQL (name `sql:FILE.db` to run them)."
-        )
-    parts = _label_parts([*golds, *trained])
-    if parts is not None:
-        return parse_scorer("multi_label", parts).because(
-            f"Scored by `multi_label`: the gold answers are lists made of {len(parts)} labels."
         )
     words = median(len(tokens(gold)) for gold in golds)
     if words <= SHORT_TOKENS:
@@ -100,16 +98,3 @@ def _vocabulary(named: str, rows: Sequence[Row]) -> list[str]:
     if named.startswith("multi_label"):
         return sorted({part for gold in golds for part in split_labels(gold)})
     return sorted(golds) if named.startswith("label") else []
-
-
-def _label_parts(golds: Sequence[str]) -> list[str] | None:
-    """The labels that lists of labels are made of; None when the golds are no such lists."""
-    if any(len(gold) > 300 for gold in golds):
-        return None
-    lists = [split_labels(gold) for gold in golds]
-    parts = Counter(part for labels in lists for part in labels)
-    several = sum(len(labels) > 1 for labels in lists)
-    often = sum(count for count in parts.values() if count >= 3)
-    if several < 0.1 * len(lists) or len(parts) > MAX_LABELS or often < SHARE * parts.total():
-        return None
-    return sorted(parts) if max(len(tokens(part)) for part in parts) <= 6 else None

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.arm_names import in_order
-from advisor.outcome_rows import OutcomeRow, Totals, read_row, read_totals, short
+from advisor.outcome_rows import OutcomeRow, Totals, as_name, read_row, read_totals, short
 from core.errors import DataError
 
 __all__ = ["ArmOutcomes", "Counts", "OutcomeRow", "OutcomeTable", "Totals", "read_outcomes"]

@@ -57,7 +57,7 @@ def _valid(kind: str, found: str) -> bool:
 
 
 def _luhn(digits: str) -> bool:
-    if len(set(digits)) < 3:
+    if len(set(digits)) == 1:
         return False
     doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
     return sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0

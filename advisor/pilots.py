@@ -16,6 +16,8 @@ from core.workspace import UseCaseFolder, Workspace
 
 PILOT_ROWS = 200
 """Most rows of a LoRA pilot (decision.md: 50-200)."""
+PILOT_SECONDS = 90.0
+"""Longest LoRA pilot: it shows whether tuning helps, not how far it goes."""
 HEAD_ROWS = 5_000
 """Most rows of a head pilot: features cost milliseconds a row, so a head sees what there is."""
 
@@ -36,13 +38,15 @@ def lora_pilot(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, r
     Args:
         kind: what the rows are ("plain", "retrieved"), part of the pilot's identity.
     """
+    from tuning.recipe import LoraRecipe
     from tuning.train import train_lora
 
     chosen = _sample(rows, PILOT_ROWS, settings.seed)
     identity = _identity("lora", kind, settings, chosen)
     target = folder.path / "pilots" / f"lora-{identity[:16]}"
     if not (target / "origin.json").exists():
-        train_lora(target, settings, workspace, chosen)
+        recipe = LoraRecipe(seed=settings.seed, max_seconds=PILOT_SECONDS)
+        train_lora(target, settings, workspace, chosen, recipe, source=settings.train)
     return Pilot("lora", target, len(chosen), identity, _train_s(target))
 
 
@@ -54,7 +58,7 @@ def head_pilot(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, r
     identity = _identity("head", "plain", settings, chosen)
     target = folder.path / "pilots" / f"head-{identity[:16]}"
     if not (target / "origin.json").exists():
-        train_head(target, settings, workspace, chosen)
+        train_head(target, settings, workspace, chosen, source=settings.train)
     return Pilot("head", target, len(chosen), identity, _train_s(target))
 
 
@@ -72,4 +76,4 @@ def _identity(method: str, kind: str, settings: UseCase, rows: Sequence[Row]) ->
 
 
 def _train_s(target: Path) -> float:
-    return float(read_json(target / "origin.json").get("train_s", 0.0))
+    return float(read_json(target / "origin.json")["train_s"])

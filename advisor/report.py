@@ -10,6 +10,7 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from advisor.arms import ArmRun
+from advisor.checks import LEAKS, Finding
 from advisor.html_report import render_html
 from advisor.ledger import CAUSES, ledger
 from advisor.markdown_report import render_markdown
@@ -19,6 +20,9 @@ from core.stats import detectable_points
 
 if TYPE_CHECKING:
     from advisor.advise import Advice
+
+GRAVE = frozenset([*LEAKS, "conflicting_gold", "fact_teaching", "not_in_corpus", "unparseable"])
+"""Findings that bear on the verdict itself; the others are worth a look."""
 
 PACKAGES = ("tunefork", "torch", "transformers", "peft", "sentence-transformers", "chromadb", "llama-index-core")
 
@@ -59,9 +63,7 @@ def report_document(advice: Advice) -> dict[str, Any]:
         "answer_format": bench.answer_format,
         "arms": [_arm(advice, arm, verdict) for arm in advice.arms],
         "absent": [absent._asdict() for absent in advice.plan.absent],
-        "checks": [
-            {"code": f.code, "text": f.text, "count": f.count, "examples": list(f.examples)} for f in materials.findings
-        ],
+        "checks": [_check(finding) for finding in materials.findings],
         "ledger": _ledger(advice),
         "costs": {
             **advice.prices._asdict(),
@@ -126,6 +128,17 @@ def _arm(advice: Advice, arm: ArmRun, verdict: Mapping[str, Any]) -> dict[str, A
     if cost is not None:
         out |= cost._asdict()
     return out
+
+
+def _check(finding: Finding) -> dict[str, Any]:
+    severity = "warning" if finding.code in GRAVE else "info"
+    return {
+        "code": finding.code,
+        "severity": severity,
+        "text": finding.text,
+        "count": finding.count,
+        "examples": list(finding.examples),
+    }
 
 
 def _ledger(advice: Advice) -> dict[str, Any]:

@@ -12,6 +12,8 @@ MAX_RUN_WORDS = 80
 SAMPLE = 400
 
 _SENTENCE_MARKS = frozenset(".?!。？！\"'”」)")
+_SIGN = re.compile(r"\\d|[-_/:#@=+<>|&%$\[\]{}]")
+"""A digit or a sign, in a shape."""
 _PIECE = re.compile(r"(\d+)|([A-Z]+)|([a-z]+)|(.)", re.DOTALL)
 
 
@@ -78,7 +80,8 @@ def shape_patterns(texts: Sequence[str], share: float) -> list[str]:
     common = [shape for shape, _ in shapes.most_common(MAX_SHAPES)]
     if sum(shapes[shape] for shape in common) < share * len(texts) or len(set(texts)) < 4 * len(shapes):
         return []
-    if all(shape in ("[a-z]+", "[A-Z]+", "[A-Z]+[a-z]+") for shape in common):
+    # Words and spaces are prose of a few words, however alike they look.
+    if not all(_SIGN.search(shape.replace("[A-Z]+", "").replace("[a-z]+", "")) for shape in common):
         return []
     return common
 

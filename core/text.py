@@ -119,7 +119,8 @@ def scripts(text: str) -> Counter[str]:
 
 _FREQUENT = {
     "en": "the of and to in is that for it was on are with as be this by at from how what which my do i you can when",
-    "es": "de la que el en y los del las por una para con no su lo como más pero sus le ya este qué cómo es se al",
+    "es": "de la que el en y los del las por una para con no su lo como más pero sus le ya este qué cómo es se al cuál "
+    "cuántos cuántas cuándo dónde quién está son fue mi",
     "fr": "de la le et les des en un une du est que dans qui pour pas au sur par plus ne se je il ce quel comment",
     "de": "der die und in den von zu das mit sich des auf für ist im dem nicht ein eine als auch es an wie ich was",
     "pt": "de que o do da em um para com não uma os no se na por mais as dos como mas foi ao ele das qual é são",
@@ -151,7 +152,9 @@ def language(text: str) -> str | None:
     script = counts.most_common(1)[0][0]
     if script != "LATIN":
         return _BY_SCRIPT.get(script)
-    words = text.casefold().replace("¿", " ").replace("?", " ").split()
+    if "¿" in text or "¡" in text:
+        return "es"
+    words = re.sub(r"[^\w']+", " ", text.casefold()).split()
     hits = Counter(code for word in words for code in _LANGUAGES_OF.get(word, ()))
     (best, most), (_, second) = (*hits.most_common(2), ("", 0), ("", 0))[:2]
     return best if most >= 2 and most > second else None

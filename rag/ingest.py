@@ -31,6 +31,7 @@ from core.workspace import UseCaseFolder, Workspace
 from rag.chunks import Chunking, cut
 from rag.documents import Found, Left, Search, find_files
 from rag.embedding import Encoder, Vectors, fingerprint, load_encoder
+from rag.lexical import build_lexical, guess_language
 from rag.origin import (
     CHUNKER_VERSION,
     FileRecord,
@@ -41,7 +42,7 @@ from rag.origin import (
     save_origin,
     tunefork_version,
 )
-from rag.passages import Entry, PassageRow, Passages, PassageWriter, passage_row
+from rag.passages import Entry, PassageRow, Passages, PassageWriter, embedded_text, passage_row
 from rag.readers import VERSION as READER_VERSION
 from rag.readers import format_of, read_file
 from rag.readers.contained import Parser
@@ -268,6 +269,8 @@ def _build(
             raise ArtifactError(
                 f"the new index holds {stored} vectors for {writer.rows} passages; the old one stays in force"
             )
+        writer.close()
+        language = _index_words(staging)
         files = sum(not record.failed for record in texts.records)
         origin = Origin(
             tunefork_version=tunefork_version(),
@@ -276,6 +279,7 @@ def _build(
             embedding_model=encoder.name,
             embedding_fingerprint=encoder.fingerprint,
             dimensions=encoder.dimensions,
+            language=language,
             chunking=chunking.to_json(),
             files=files,
             documents=writer.documents,
@@ -289,6 +293,16 @@ def _build(
     version = folder.index.newest()
     assert version is not None
     return _Built(version, origin, texts.records, embed.computed, embed.reused)
+
+
+def _index_words(staging: Path) -> str:
+    """Build the lexical index of the passages in `staging`; returns the language it stems for."""
+    passages = Passages(staging)
+    texts = [embedded_text(passages.row(i)) for i in range(0, len(passages), max(1, len(passages) // 500))]
+    language = guess_language(texts)
+    build_lexical(staging / "words", (embedded_text(passages.row(i)) for i in range(len(passages))), language)
+    passages.close()
+    return language
 
 
 @dataclass

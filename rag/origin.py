@@ -15,7 +15,7 @@ from core.files import read_json, write_json
 from rag.readers import VERSION as READER_VERSION
 
 CHUNKER_VERSION = 1
-"""Raise it when the chunker cuts the same text otherwise."""
+"""Raise it when the chunker cuts the same text otherwise, or words are indexed otherwise."""
 
 
 class FileRecord(BaseModel):
@@ -42,6 +42,8 @@ class Origin(BaseModel):
     embedding_model: str
     embedding_fingerprint: str
     dimensions: int
+    language: str
+    """What the lexical index stems for; "" is none."""
     chunking: dict[str, int]
     files: int
     documents: int

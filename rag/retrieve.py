@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from core.errors import ArtifactError, DataError, Locked
 from core.locks import hold
@@ -11,26 +12,38 @@ from core.settings import UseCase
 from core.types import Source
 from core.workspace import UseCaseFolder, Workspace
 from rag.embedding import Encoder, load_encoder
+from rag.fusion import DENSE_WEIGHT, Hits, fused
 from rag.ingest import version_lock
+from rag.lexical import Lexical
 from rag.origin import Origin, load_origin
 from rag.passages import WHOLE_TOKENS, Passages, joined, source
 from rag.store import Store, open_store
 
 CANDIDATES = 100
-"""Chunks looked at for each query before they are grouped into passages."""
+"""Chunks that each of the two searches gives before they are fused and grouped into passages."""
+
+Method = Literal["hybrid", "dense", "lexical"]
 
 
 class Retriever:
     """An open index version. Searching is thread-safe; other processes cannot open the version until it is closed."""
 
     def __init__(
-        self, folder: UseCaseFolder, version: Path, origin: Origin, encoder: Encoder, passages: Passages, store: Store
+        self,
+        folder: UseCaseFolder,
+        version: Path,
+        origin: Origin,
+        encoder: Encoder,
+        passages: Passages,
+        store: Store,
+        lexical: Lexical,
     ) -> None:
         self._folder = folder
         self._version = version
         self._encoder = encoder
         self._passages = passages
         self._store = store
+        self._lexical = lexical
         self.origin = origin
         """What the index was made from and with."""
 
@@ -43,17 +56,24 @@ class Retriever:
         """Ids of all documents, in the order they were read."""
         return self._passages.document_ids
 
-    def search(self, texts: Sequence[str], top_k: int) -> list[list[Source]]:
+    def search(self, texts: Sequence[str], top_k: int, method: Method = "hybrid") -> list[list[Source]]:
         """The best `top_k` passages for each text, best first, numbered from 1.
 
         A passage is a whole document where that is short, else a chunk of it; no document that is shown whole comes
-        twice. `score` is the cosine of text and passage.
+        twice. `score` says how far ahead a passage is of the others found for the same text (1 is most); the cosine of
+        text and passage, which compares across texts, is in the metadata where the dense search found the passage.
         """
         if not texts:
             return []
-        vectors = self._encoder.queries(texts)
-        found = self._store.search(vectors, max(CANDIDATES, 2 * top_k))
-        return [self._grouped(hits.rows, hits.cosines, top_k) for hits in found]
+        depth = max(CANDIDATES, 2 * top_k)
+        nothing = [Hits([], [])] * len(texts)
+        dense = self._store.search(self._encoder.queries(texts), depth) if method != "lexical" else nothing
+        lexical = [self._lexical.search(text, depth) for text in texts] if method != "dense" else nothing
+        weight = {"hybrid": DENSE_WEIGHT, "dense": 1.0, "lexical": 0.0}[method]
+        return [
+            self._grouped(fused(near, worded, depth, weight), dict(zip(*near, strict=True)), top_k)
+            for near, worded in zip(dense, lexical, strict=True)
+        ]
 
     def documents(self, ids: Sequence[str], text: str | None = None, top_k: int = 3) -> list[Source]:
         """The documents of the given ids as passages, numbered from 1 in the order of `ids`.
@@ -89,11 +109,11 @@ class Retriever:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _grouped(self, rows: Sequence[int], scores: Sequence[float], top_k: int) -> list[Source]:
+    def _grouped(self, hits: Hits, cosines: Mapping[int, float], top_k: int) -> list[Source]:
         """Chunks to passages: those of a short document become the document, at its best chunk's place."""
         sources: list[Source] = []
         seen: set[int] = set()
-        for row, score in zip(rows, scores, strict=True):
+        for row, score in zip(*hits, strict=True):
             number = self._passages.entry_of(row)
             entry = self._passages.entries[number]
             if self._passages.whole(number):
@@ -103,7 +123,7 @@ class Retriever:
                 parts = self._passages.rows_of(entry)
             else:
                 parts = [self._passages.row(row)]
-            sources.append(source(entry, parts, len(sources) + 1, score))
+            sources.append(source(entry, parts, len(sources) + 1, score, cosines.get(row)))
             if len(sources) == top_k:
                 break
         return sources
@@ -165,7 +185,8 @@ def _open(folder: UseCaseFolder, version: Path, settings: UseCase, encoder: Enco
                 f"{version}: damaged ({store.count()} vectors, {len(passages)} passages, {origin.passages} expected);"
                 " run `tunefork ingest` again"
             )
+        lexical = Lexical(version / "words")
     except BaseException:
         store.close()
         raise
-    return Retriever(folder, version, origin, encoder, passages, store)
+    return Retriever(folder, version, origin, encoder, passages, store, lexical)

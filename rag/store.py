@@ -10,11 +10,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from core.errors import ArtifactError
 from core.locks import hold
 from rag.embedding import Vectors
+from rag.fusion import Hits
 
 COLLECTION = "passages"
 
@@ -23,13 +24,6 @@ EF = 100
 
 _QUERY_RESULTS = 10_000
 """Results of one call to Chroma: it binds each as an SQL variable, and SQLite takes 32,766."""
-
-
-class Hits(NamedTuple):
-    """Rows found for one query, best first."""
-
-    rows: list[int]
-    cosines: list[float]
 
 
 class Store:

@@ -115,16 +115,17 @@ class Catalog:
 
     def entry(self, name: str) -> Entry:
         """Raises UnknownModel, with near names; TuneforkError when what stands behind the name is damaged."""
+        use_case = name.partition(":")[0]
+        if use_case in self.workspace.names():
+            own = self._of_use_case(self.workspace.use_case(use_case))
+            if (found := _named(name, own)) is not None:
+                return found
         entries = self.entries()
-        found = next((e for e in entries if e.name == name), None)
-        if found is None:
-            use_case = name.partition(":")[0]
-            if use_case in self.workspace.names():
-                self._of_use_case(self.workspace.use_case(use_case))  # raises, when that is why it is not listed
-            known = {e.name for e in entries}
-            self._retire(lambda _, name: name not in known)
-            raise UnknownModel(name, [e.name for e in entries])
-        return found
+        if (found := _named(name, entries)) is not None:
+            return found
+        known = {e.name for e in entries}
+        self._retire(lambda _, name: name not in known)
+        raise UnknownModel(name, list(known))
 
     @contextmanager
     def lease(self, name: str) -> Iterator[Served]:
@@ -307,6 +308,10 @@ class _Parts:
     def close(self) -> None:
         for close in reversed(self._closers):
             close()
+
+
+def _named(name: str, entries: list[Entry]) -> Entry | None:
+    return next((e for e in entries if e.name == name), None)
 
 
 def public_name(base_model: str) -> str:

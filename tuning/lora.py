@@ -25,6 +25,8 @@ from tuning.recipe import LoraRecipe
 
 EVALUATIONS = 8
 """On the dev rows, over the whole training."""
+LAST_GOOD = "last_good"
+"""PEFT folder, in the training's state, that a training leaves when it is stopped or fails."""
 _PROBE = 6
 """Steps after which the speed is known well enough to plan for a time limit."""
 _PREFIX_WORTH = 8
@@ -71,8 +73,8 @@ def train_adapter(
     ends with the same weights as one that was not. `state` is its folder: checkpoint.safetensors, metrics.jsonl.
 
     Raises:
-        ConfigError: the loss is no longer a number.
-        KeyboardInterrupt: Ctrl-C; a checkpoint has been written.
+        ConfigError: the loss is no longer a number; the best weights are in `state`/last_good.
+        KeyboardInterrupt: Ctrl-C; a checkpoint has been written, and the best weights to `state`/last_good.
     """
     device = pick_device(recipe.device)
     model = _model_with_adapter(base, recipe, device, longest=max(len(e.ids) for e in [*train, *dev]))
@@ -107,7 +109,8 @@ def train_adapter(
             torch.manual_seed(recipe.seed * 1_000_003 + at.step)
             loss, norm = _step(losses, weights, parts, _rate(at.step, at.steps, recipe), recipe)
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise ConfigError(_not_a_number(at, recipe, state, save))
+                _keep_good(model, weights, best, at, state)
+                raise ConfigError(_not_a_number(at, recipe, state))
             at.step += 1
             step_tokens = sum(len(example.ids) for part in parts for example in part)
             at.tokens += step_tokens
@@ -129,6 +132,7 @@ def train_adapter(
                 save()
                 saved_at = time.monotonic()
             if stopping:
+                _keep_good(model, weights, best, at, state)
                 raise KeyboardInterrupt
     weights.put(best)
     return Trained(model, at, weights.size, len(dev), str(model.dtype).removeprefix("torch."), losses.prefix)
@@ -245,9 +249,15 @@ def _left(at: Progress) -> float:
     return (at.steps - at.step) * at.seconds / at.step
 
 
-def _not_a_number(at: Progress, recipe: LoraRecipe, state: Path, save: Any) -> str:
-    save()
-    good = f"the weights of step {at.best_step} are in {state}" if at.best_step else "no step before it was good"
+def _keep_good(model: Any, weights: FlatWeights, best: torch.Tensor, at: Progress, state: Path) -> None:
+    """Leave the best evaluated weights as a PEFT folder, for a training that ends before its time."""
+    if at.best_step:
+        weights.put(best)
+        model.save_pretrained(state / LAST_GOOD, save_embedding_layers=False)
+
+
+def _not_a_number(at: Progress, recipe: LoraRecipe, state: Path) -> str:
+    good = f"the weights of step {at.best_step} are in {state / LAST_GOOD}" if at.best_step else "no step was evaluated"
     return (
         f"the loss is no longer a number at step {at.step + 1} of {at.steps} (learning rate {recipe.learning_rate:g});"
         f" use a lower --lr; {good}"

@@ -76,7 +76,8 @@ def _number(name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not (0 < value < float("inf")):
+    lowest = 0.0 if name == "usd_per_1k" else 1e-9
+    if not (lowest <= value < float("inf")):
         raise ConfigError(f"--constraint {name} needs a number over 0, e.g. {name}=500, got {text!r}")
     return value
 

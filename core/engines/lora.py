@@ -8,7 +8,6 @@ base model's weights are never touched, so base rows stay exactly the base model
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from core.errors import ArtifactError
+from core.engines.adapters import WEIGHTS, AdapterError, adapter_config
 
 UNSUPPORTED = {
     "use_dora": "DoRA",
@@ -52,14 +51,14 @@ class AdapterBank:
         """The slot of the adapter in `folder`, loading it when it is new or its weights have changed.
 
         Raises:
-            ArtifactError: no readable LoRA adapter, or one of another base model.
+            AdapterError: no readable LoRA adapter, or one of another base model.
         """
         path = Path(folder)
-        weights = path / "adapter_model.safetensors"
-        if not weights.is_file():
-            found = "; only safetensors are read" if (path / "adapter_model.bin").exists() else ""
-            raise ArtifactError(f"{folder}: no adapter there (adapter_model.safetensors is missing{found})")
-        key = (str(path.resolve()), weights.stat().st_mtime_ns)
+        try:
+            changed = (path / WEIGHTS).stat().st_mtime_ns
+        except OSError as exc:
+            raise AdapterError(f"{folder}: no adapter there ({WEIGHTS}: {exc.strerror})") from exc
+        key = (str(path.resolve()), changed)
         if key not in self._slots:
             self._slots[key] = self._add(read_adapter(path, self._model_name), folder)
         return self._slots[key]
@@ -76,11 +75,11 @@ class AdapterBank:
         try:
             module = self._model.get_submodule(name)
         except AttributeError as exc:
-            raise ArtifactError(
+            raise AdapterError(
                 f"{folder}: adapts {name!r}, which model {self._model_name} does not have; it belongs to another model"
             ) from exc
         if isinstance(module, nn.Embedding):
-            raise ArtifactError(
+            raise AdapterError(
                 f"{folder}: adapts an embedding ({name}); merge the adapter into a full model to serve it"
             )
         parent, _, child = name.rpartition(".")
@@ -125,7 +124,7 @@ class _LoraModule(nn.Module):
         weight: Any = self.base.weight
         outputs, inputs = part.up.shape[0], part.down.shape[1]
         if {outputs, inputs} != set(weight.shape):
-            raise ArtifactError(
+            raise AdapterError(
                 f"{folder}: a change of {outputs} x {inputs} for a weight of {weight.shape[0]} x {weight.shape[1]};"
                 " the adapter belongs to another model"
             )
@@ -166,53 +165,37 @@ def read_adapter(folder: Path, model_name: str) -> dict[str, Part]:
     """The low-rank pairs in a PEFT LoRA folder, by module name.
 
     Raises:
-        ArtifactError: not a LoRA adapter of `model_name` that can be served beside others.
+        AdapterError: not a LoRA adapter of `model_name` that can be served beside others.
     """
     from peft import LoraConfig
     from peft.utils.other import get_pattern_key
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    _check_origin(folder, model_name)
+    adapter_config(folder, model_name)
     try:
-        raw = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        if raw.get("peft_type") != "LORA":
-            raise ArtifactError(f"{folder}: an adapter of type {raw.get('peft_type')}; only LoRA adapters are served")
         config = LoraConfig.from_pretrained(str(folder))
-        tensors = load_file(folder / "adapter_model.safetensors")
+        tensors = load_file(folder / WEIGHTS)
     except (OSError, ValueError, TypeError, SafetensorError) as exc:
-        raise ArtifactError(f"{folder}: not a readable PEFT adapter ({exc})") from exc
+        raise AdapterError(f"{folder}: not a readable PEFT adapter ({exc})") from exc
     special = [text for field, text in UNSUPPORTED.items() if getattr(config, field, None)]
     if special or config.bias != "none":
         what = ", ".join(special) or f"bias={config.bias}"
-        raise ArtifactError(f"{folder}: uses {what}; merge it into a full model (PEFT's merge_and_unload) to serve it")
+        raise AdapterError(f"{folder}: uses {what}; merge it into a full model (PEFT's merge_and_unload) to serve it")
     parts = {}
     for key, down in tensors.items():
         name, found, _ = key.removeprefix("base_model.model.").partition(".lora_A.weight")
         if not found:
             if ".lora_B.weight" in key:
                 continue
-            raise ArtifactError(f"{folder}: holds {key!r}, which is not a LoRA matrix of a linear layer")
+            raise AdapterError(f"{folder}: holds {key!r}, which is not a LoRA matrix of a linear layer")
         up = tensors.get(key.replace(".lora_A.", ".lora_B."))
         if up is None:
-            raise ArtifactError(f"{folder}: damaged ({key!r} has no lora_B)")
+            raise AdapterError(f"{folder}: damaged ({key!r} has no lora_B)")
         rank = down.shape[0]
         alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, name), config.lora_alpha)
         scaling = alpha / (rank**0.5 if config.use_rslora else rank)
-        parts[name] = Part(down, up * scaling)
+        parts[name] = Part(down, up.float() * scaling)
     if not parts:
-        raise ArtifactError(f"{folder}: the adapter is empty")
+        raise AdapterError(f"{folder}: the adapter is empty")
     return parts
-
-
-def _check_origin(folder: Path, model_name: str) -> None:
-    path = folder / "origin.json"
-    if not path.exists():
-        return
-    try:
-        origin = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as exc:
-        raise ArtifactError(f"{path}: damaged ({exc})") from exc
-    base = origin.get("base_model") if isinstance(origin, dict) else None
-    if isinstance(base, str) and base != model_name:
-        raise ArtifactError(f"{folder}: the adapter was trained on {base!r} and cannot answer on {model_name!r}")

@@ -44,6 +44,7 @@ class RemoteEngine:
         api_key: str | None = None,
         context_window: int | None = None,
         adapters: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
         concurrency: int = CONCURRENCY,
         timeout_s: float = TIMEOUT_S,
         retrying: Retrying = RETRYING,
@@ -55,6 +56,7 @@ class RemoteEngine:
             name: the name the user wrote for it; `model` when None.
             api_key: None: TUNEFORK_API_KEY, else OPENAI_API_KEY, else no key.
             adapters: model names at the endpoint by adapter folder; looked up when a request asks for an adapter.
+            extra: fields added to every request, for endpoints that know more than OpenAI's.
         """
         parts = urlsplit(base_url)
         self._url = base_url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
@@ -62,6 +64,7 @@ class RemoteEngine:
         self._name = name or model
         self._window = context_window
         self._adapters = adapters if adapters is not None else {}
+        self._extra = dict(extra or {})
         self._timeout_s = timeout_s
         self._retrying = retrying
         self._breaker = Breaker()
@@ -196,7 +199,9 @@ class RemoteEngine:
                 timeout=httpx.Timeout(self._timeout_s, connect=min(10.0, self._timeout_s)),
                 trust_env=self._trust_env,
             )
-        body = wire.body(request, self._endpoint_model(request), self._length_field, stream=out is not None)
+        body = (
+            wire.body(request, self._endpoint_model(request), self._length_field, stream=out is not None) | self._extra
+        )
         url = f"{self._url}/chat/completions"
         started = time.monotonic()
         if out is None:

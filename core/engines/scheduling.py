@@ -17,7 +17,7 @@ from core.engines.collect import Out
 from core.engines.decoding import Decoder, Row
 from core.engines.lora import AdapterBank
 from core.engines.sampling import Sampler
-from core.errors import EngineError, EngineUnavailable, TuneforkError
+from core.errors import EngineError, EngineUnavailable
 from core.types import Completion, Delta, FinishReason, Request, Usage
 
 RESERVED_ANSWER = 256
@@ -169,8 +169,8 @@ class Scheduler:
             ask.started = time.monotonic()
             try:
                 slot = self._bank.slot(ask.request.adapter) if ask.request.adapter is not None else 0
-            except TuneforkError as exc:
-                self._fail([ask], _as_engine_error(exc))
+            except EngineError as exc:
+                self._fail([ask], exc)
                 continue
             ask.row = Row(ask.prompt, Sampler(ask.request.sampling), slot)
             ask.answer = AnswerText(self._decode, ask.request.sampling.stop)
@@ -226,11 +226,3 @@ def _completion(ask: Ask, reason: FinishReason) -> Completion:
 
 def _columns(ask: Ask) -> int:
     return len(ask.prompt) + max(min(ask.max_new, RESERVED_ANSWER), ask.made)
-
-
-def _as_engine_error(exc: TuneforkError) -> EngineError:
-    if isinstance(exc, EngineError):
-        return exc
-    error = EngineError(str(exc))
-    error.__cause__ = exc
-    return error

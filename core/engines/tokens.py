@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,15 @@ class ChatTokenizer:
         _, found, tail = text.rpartition(answer)
         ids = self.ids(tail.strip()) if found else []
         return ids[0] if ids and ids[0] in self._tokenizer.all_special_ids else None
+
+
+def generation_ends(folder: Path) -> frozenset[int]:
+    """Tokens that end an answer by the folder's generation_config.json; empty when it names none."""
+    try:
+        ends = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    except FileNotFoundError:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends or ())
 
 
 def _first_line(exc: BaseException) -> str:

@@ -16,7 +16,7 @@ from core.engines.collect import collect, pieces
 from core.engines.decoding import Decoder
 from core.engines.lora import AdapterBank
 from core.engines.scheduling import Ask, Call, Scheduler
-from core.engines.tokens import ChatTokenizer
+from core.engines.tokens import ChatTokenizer, generation_ends
 from core.errors import ContextTooLong, EngineError, EngineUnavailable
 from core.types import Delta, Request
 
@@ -66,7 +66,7 @@ class TransformersEngine:
             ),
             self._bank,
             self._tokens.text,
-            self._tokens.end_ids | _generation_ends(self._model),
+            self._tokens.end_ids | generation_ends(folder),
             max_rows=max_rows,
             max_columns=columns,
             prefill_tokens=PREFILL_TOKENS,
@@ -175,11 +175,6 @@ def best_dtype(device: str) -> torch.dtype:
         return torch.bfloat16
     capabilities = torch.cpu.get_capabilities()
     return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
-
-
-def _generation_ends(model: Any) -> frozenset[int]:
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-    return frozenset([ends] if isinstance(ends, int) else ends or ())
 
 
 def _context_window(config: Any, tokens: ChatTokenizer) -> int | None:

@@ -289,6 +289,7 @@ def test_bleu_without_sacrebleu_is_refused_before_anything_is_asked(monkeypatch:
         parse_scorer("bleu")
 
 
+@pytest.mark.slow
 def test_similarity_is_higher_for_a_paraphrase(home: Path, encoder_folder: Path) -> None:
     scorer = parse_scorer("similarity")
     near = scorer.score("The car is fast.", gold("The automobile is quick.")).value

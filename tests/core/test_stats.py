@@ -15,11 +15,13 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 
 from core.errors import ConfigError, DataError
 from core.stats import (
+    cluster_gain_p,
     cluster_mcnemar,
     detectable_points,
     holm,
     items_needed,
     mcnemar_exact,
+    mcnemar_gain_p,
     mcnemar_power,
     newcombe_unpaired,
     paired_bootstrap,
@@ -62,6 +64,24 @@ def test_cluster_mcnemar_equals_enumeration_of_all_signs(net: list[int]) -> None
     ]
     expected = np.mean([total >= abs(sum(net)) for total in sums])
     assert cluster_mcnemar(np.array(net)) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_gain_p_is_the_mid_p_and_gain_and_loss_add_up_to_one(gained: int, lost: int) -> None:
+    coin = sp.binom(gained + lost, 0.5)
+    assert mcnemar_gain_p(gained, lost) == pytest.approx(coin.sf(gained) + coin.pmf(gained) / 2, rel=1e-9)
+    assert mcnemar_gain_p(gained, lost) + mcnemar_gain_p(lost, gained) == pytest.approx(1)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=10))
+def test_cluster_gain_p_equals_enumeration_of_all_signs(net: list[int]) -> None:
+    sums = np.array(
+        [sum(s * d for s, d in zip(signs, net, strict=True)) for signs in itertools.product((1, -1), repeat=len(net))]
+    )
+    expected = (sums > sum(net)).mean() + (sums == sum(net)).mean() / 2
+    assert cluster_gain_p(np.array(net)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_cluster_mcnemar_is_weaker_than_the_item_test_when_items_move_together() -> None:
@@ -107,21 +127,21 @@ def test_clusters_widen_the_paired_interval() -> None:
 def test_paired_interval_covers_at_its_level() -> None:
     rng = np.random.default_rng(1)
     rates = [0.25, 0.15, 0.40, 0.20]  # both right, only a, neither, only b
-    cells = rng.choice(4, size=(1500, 60), p=rates)
+    cells = rng.choice(4, size=(800, 60), p=rates)
     covered = [
         (found := paired_difference(np.isin(row, (0, 1)), np.isin(row, (0, 3)))).low
         <= rates[1] - rates[3]
         <= found.high
         for row in cells
     ]
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.025)
 
 
 def test_clustered_paired_interval_covers_at_its_level() -> None:
     rng = np.random.default_rng(2)
     clusters = np.repeat(np.arange(25), 4)
     covered = []
-    for _ in range(600):
+    for _ in range(400):
         shift = np.repeat(rng.normal(0, 0.2, 25), 4)
         gain = np.clip(0.4 + shift, 0, 1)
         draw = rng.random(100)
@@ -181,8 +201,7 @@ def test_unpaired_p_is_fisher_for_rare_and_chi_squared_for_common_outcomes() -> 
     assert unpaired_p(438, 910, 459, 910) == pytest.approx(expected, rel=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+@pytest.mark.parametrize("pvalues", [[0.3], [0.01, 0.04, 0.03, 0.005], [0.5, 0.02, 0.02, 1.0, 0.0]])
 def test_holm_equals_statsmodels(pvalues: list[float]) -> None:
     assert holm(pvalues) == pytest.approx(multipletests(pvalues, method="holm")[1].tolist())
 

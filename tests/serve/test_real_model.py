@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from core.engines.base import Engine
 from core.workspace import Workspace
 from serve.catalog import Catalog
 from tests.serve.conftest import Server, declare, running
@@ -24,8 +25,21 @@ STARTER = "smollm2-135m-instruct"
 
 
 @pytest.fixture
-def server(workspace: Workspace, tmp_path: Path) -> Iterator[Server]:
-    from core.engines.open import open_engine
+def exact(starter_folder: Path) -> Engine:
+    """The starter in fp32, where batched and single answers are equal.
+
+    In bf16 the batch's make-up moves logits by about 0.05, which turns near ties (the two best tokens after "La España
+    de" are 0.03 apart).
+    """
+    import torch
+
+    from core.engines.transformers import TransformersEngine
+
+    return TransformersEngine(starter_folder, STARTER, dtype=torch.float32)
+
+
+@pytest.fixture
+def server(workspace: Workspace, tmp_path: Path, exact: Engine) -> Iterator[Server]:
     from rag.ingest import ingest
 
     declare(workspace, "geo", base_model=STARTER, max_tokens=12)
@@ -37,7 +51,7 @@ def server(workspace: Workspace, tmp_path: Path) -> Iterator[Server]:
         (documents / f"{country}.txt").write_text(text, encoding="utf-8")
     folder = workspace.use_case("codes")
     ingest(folder, folder.settings(), workspace, [documents])
-    with running(Catalog(workspace, lambda model: open_engine(model, workspace))) as server:
+    with running(Catalog(workspace, lambda _model: exact)) as server:
         yield server
 
 
@@ -58,10 +72,12 @@ def ask(server: Server, model: str, question: str, stream: bool = False) -> tupl
 def test_sixteen_clients_get_right_unmixed_answers(server: Server) -> None:
     questions = [("geo", f"What is the capital of {c}?") for c in COUNTRIES[:8]]
     questions += [("codes", f"What is the access code of the embassy of {c}?") for c in COUNTRIES[:8]]
+    alone = [ask(server, *question) for question in questions]
     with ThreadPoolExecutor(16) as pool:
-        together = list(pool.map(lambda q: ask(server, *q, stream=False), questions))
+        together = list(pool.map(lambda q: ask(server, *q), questions))
         streamed = list(pool.map(lambda q: ask(server, *q, stream=True), questions))
-    assert [text for text, _ in streamed] == [text for text, _ in together]
+    assert together == alone
+    assert streamed == alone
     assert "Paris" in together[0][0]
     for (model, question), (text, sources) in zip(questions, together, strict=True):
         country = question.removesuffix("?").split()[-1]
@@ -72,7 +88,6 @@ def test_sixteen_clients_get_right_unmixed_answers(server: Server) -> None:
         assert sources[0]["number"] == 1
         code = sources[0]["text"].rstrip(".").split()[-1]
         assert code in text, f"{question} -> {text}"
-    assert streamed[8][1] == together[8][1]
 
 
 LABELS = {
@@ -91,8 +106,7 @@ def labelled_rows(workspace: Workspace, folder: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_head_and_adapter_answer_under_the_use_cases_names(workspace: Workspace, tmp_path: Path) -> None:
-    from core.engines.open import open_engine
+def test_head_and_adapter_answer_under_the_use_cases_names(workspace: Workspace, tmp_path: Path, exact: Engine) -> None:
     from tuning.recipe import HeadRecipe, LoraRecipe
     from tuning.train import train_head, train_lora
 
@@ -106,11 +120,12 @@ def test_head_and_adapter_answer_under_the_use_cases_names(workspace: Workspace,
     folder.adapters.activate("v0002")
     declare(workspace, "intents", "tune", base_model=STARTER, max_tokens=8, method="head", adapter_version="v0001")
     question = "Where is my new card?"
-    with running(Catalog(workspace, lambda model: open_engine(model, workspace))) as server:
+    with running(Catalog(workspace, lambda _model: exact)) as server:
         with ThreadPoolExecutor(8) as pool:
             names = ["intents", "intents:tune", "intents:base", STARTER] * 2
             answers = list(pool.map(lambda name: ask(server, name, question)[0], names))
         assert answers[:4] == answers[4:]
         assert answers[0] == "card_arrival", "the head of the remedy"
         assert answers[1] == "card_arrival", "the LoRA adapter in force"
-        assert answers[2] == answers[3] != "card_arrival", "rows of the base in the same batch stay the base's"
+        assert "card_arrival" not in answers[2]
+        assert answers[3].startswith(answers[2]), "rows of the base in the same batch stay the base's"

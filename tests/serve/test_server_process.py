@@ -92,6 +92,7 @@ def test_model_that_cannot_be_opened_exits_2_with_its_reason(workspace: Workspac
     assert "did you mean" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("starter_folder")
 def test_second_server_on_a_workspace_is_told_who_has_it(home: Path) -> None:
     with serving() as (process, ready):
@@ -101,6 +102,7 @@ def test_second_server_on_a_workspace_is_told_who_has_it(home: Path) -> None:
         assert f"pid {process.pid}" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("starter_folder")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_lets_the_answer_in_progress_end_and_exits_0(home: Path, number: int) -> None:
@@ -122,6 +124,7 @@ def test_signal_lets_the_answer_in_progress_end_and_exits_0(home: Path, number: 
         assert "Traceback" not in log
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("starter_folder")
 def test_grace_time_over_cuts_answers_off_and_exits_0(home: Path) -> None:
     with serving("--grace", "1") as (process, ready):
