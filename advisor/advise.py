@@ -196,7 +196,10 @@ def outcome_rows(bench: Bench, materials: Materials, run: ArmRun) -> list[dict[s
 
 
 def _table_rows(rows: Sequence[Mapping[str, Any]]) -> list[OutcomeRow]:
-    names = ("item", "arm", "outcome", "content", "form", "cluster", "input_tokens", "output_tokens", "latency_s")
+    names = ["item", "arm", "outcome", "content", "form", "cluster", "input_tokens", "output_tokens", "latency_s"]
+    if any(row["outcome"] is None for row in rows):
+        # A graded scorer without a threshold: the score is all there is.
+        names.append("score")
     return [OutcomeRow(**{name: row[name] for name in names if name in row}) for row in rows]
 
 
