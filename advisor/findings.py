@@ -23,7 +23,8 @@ def tested(case: Case) -> Findings:
     base = rate(case.table, case.closed.ship)
     # Meeting the target on 5 of 5 is no evidence: the lower limit must come within delta of it too.
     meets = at_least(base.value, target) and at_least(base.low, target - delta)
-    ruled_out = all(gate.gain.high < delta for gate in case.gates.values())
+    usable = [gate for (family, _), gate in case.gates.items() if family in case.allowed]
+    ruled_out = bool(usable) and all(gate.gain.high < delta for gate in usable)
     lead = 0.0
     if case.rag_arm is not None and arms.TUNE in case.measured:
         lead = compare_rate(case.measured[case.rag_arm], case.measured[arms.TUNE]) or 0.0

@@ -49,7 +49,7 @@ def reasons(
         out += _retrieval_sentences(case, found, ready)
     if route == "none":
         out.append(
-            f"No remedy that was measured can gain {100 * settings.delta:g} points, and the base misses the target: "
+            f"No usable remedy that was measured can gain {100 * settings.delta:g} points, and the base misses the target: "
             "better labels, a bigger model, tools or other documents may help."
         )
     if route == "base":

@@ -17,7 +17,7 @@ _HEADLINES = {
     "rag": "RAG: retrieval is the remedy",
     "tune": "TUNE: tuning is the remedy",
     "rag+tune": "RAG+TUNE: retrieval and tuning together are the remedy",
-    "none": "NONE: no remedy that was measured helps",
+    "none": "NONE: no usable remedy that was measured helps",
     "undecided": "UNDECIDED: the evidence does not settle it",
 }
 _COLOURS = {"undecided": "yellow", "none": "red"}

@@ -254,6 +254,12 @@ def test_an_arm_that_breaks_as_much_as_it_mends_is_harmful_and_not_the_route() -
     assert verdict.quantities["H"].value == pytest.approx(0.16)
 
 
+def test_a_harmful_arm_is_no_reason_to_wait_when_the_others_are_ruled_out() -> None:
+    verdict = decide(table(["closed", "oracle", "tune"], {"CCC": 200, "CCW": 80, "WWC": 110, "WWW": 90}))
+    assert verdict.route == "none"
+    assert "harm" in warned(verdict)
+
+
 def test_an_arm_that_loses_is_harmful() -> None:
     verdict = decide(table(["closed", "oracle", "tune"], {"CCW": 30, "CCC": 20, "WCW": 40, "WWW": 10}))
     assert verdict.route == "rag"

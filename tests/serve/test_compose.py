@@ -32,7 +32,7 @@ def remedy(route: str, **fields: object) -> Remedy:
 
 def origin(method: str) -> Origin:
     values = {"method": method, "base_model": "echo", "base_fingerprint": "f", "instruction": "T", "train_s": 1.0}
-    empty: dict[str, object] = {"data": {}, "recipe": {}, "scores": {}, "versions": {}}
+    empty: dict[str, object] = {"data": {"rows": 2, "dev_rows": 0}, "recipe": {}, "scores": {}, "versions": {}}
     return Origin.model_validate({**values, **empty, "created": "2026-01-01T00:00:00+00:00"})
 
 

@@ -1,0 +1,109 @@
+"""`tunefork tune`: method by the data, one JSON document, clear refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.cli import main
+from core.jobs import state
+from core.rows import Row
+from core.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("encoder_folder")
+
+
+@pytest.fixture
+def train_file(card_rows: list[Row], tmp_path: Path) -> Path:
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"input": r.input, "output": r.output}) + "\n" for r in card_rows))
+    return path
+
+
+def test_a_closed_label_set_gets_a_head_and_that_is_said(
+    workspace: Workspace, train_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", "bank", "--train", str(train_file), "--json"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert report["method"] == "head"
+    assert "method: head, because the answers are a closed set of 3 labels" in err
+    folder = workspace.use_case("bank")
+    active = folder.adapters.active()
+    assert active is not None
+    assert report["version"] == active.name == "v0001"
+    assert [state(run) for run in folder.runs()] == ["done"]
+
+
+def test_a_second_tune_needs_only_the_name_and_makes_a_version(
+    workspace: Workspace, train_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", "bank", "--train", str(train_file)]) == 0
+    assert main(["tune", "bank"]) == 0
+    assert "head v0002 on all-minilm-l6-v2, 24 rows" in capsys.readouterr().out
+    assert workspace.use_case("bank").adapters.all() == ["v0001", "v0002"]
+
+
+@pytest.mark.slow
+def test_lora_can_be_asked_for(
+    workspace: Workspace, train_file: Path, starter_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--method", "lora", "--epochs", "0.5", "--rank", "2", "--max-rows", "4"]
+    assert main(["tune", "bank", "--train", str(train_file), *flags]) == 0
+    assert "lora v0001 on smollm2-135m-instruct, 4 rows" in capsys.readouterr().out
+    active = workspace.use_case("bank").adapters.active()
+    assert active is not None
+    assert (active / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--method", "head", "--epochs", "2"], "--epochs is for --method lora; the method here is head"),
+        (["--method", "lora", "--unfreeze"], "--unfreeze is for --method head"),
+        (["--method", "lora", "--rank", "0"], "recipe: rank = 0"),
+        (["--max-rows", "1"], "recipe: max_rows = 1"),
+        (["--method", "lora", "--base-model", "smollm2-135m-instrct"], "did you mean smollm2-135m-instruct"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_2(
+    home: Path, train_file: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    assert main(["tune", "bank", "--train", str(train_file), *flags]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err.splitlines()[-1]
+
+
+def test_no_training_file_is_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "bank"]) == 2
+    assert "no training rows; run: tunefork tune bank --train F" in capsys.readouterr().err
+
+
+def test_one_row_is_too_few(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"input": "a", "output": "b"}\n')
+    assert main(["tune", "bank", "--train", str(path), "--method", "head"]) == 2
+    assert f"{path}: one training row" in capsys.readouterr().err
+
+
+def test_a_row_without_an_answer_names_its_line(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"input": "a", "output": "b"}\n{"input": "c"}\n')
+    assert main(["tune", "bank", "--train", str(path)]) == 2
+    assert f"{path}:2: " in capsys.readouterr().err
+
+
+def test_a_failed_training_leaves_the_version_in_force_alone(
+    workspace: Workspace, train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", "bank", "--train", str(train_file)]) == 0
+    same = tmp_path / "same.jsonl"
+    same.write_text('{"input": "a", "output": "b"}\n{"input": "c", "output": "b"}\n')
+    assert main(["tune", "bank", "--train", str(same), "--method", "head"]) == 2
+    assert f"{same}: all 2 training rows have the answer 'b'" in capsys.readouterr().err
+    folder = workspace.use_case("bank")
+    assert folder.adapters.all() == ["v0001"]
+    assert [state(run) for run in folder.runs()] == ["done", "failed"]
