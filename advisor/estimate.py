@@ -44,12 +44,14 @@ RUNTIME = (0.5e9, 0.75e9, 1.0e9)  # CUDA context, kernels and workspaces: low, m
 # benchmarks/estimate.py on SmolLM2-135M; a process with MALLOC_MMAP_THRESHOLD_=1000000 retains nearly nothing.
 CPU_RUNTIME = {True: 0.6e9, False: 0.5e9}  # training or not
 CPU_RETAINED: dict[Dtype, float] = {"bf16": 0.3, "fp32": 1.0}
+MMAP_THRESHOLD = 32 * 1024**2  # glibc's largest: a bigger block is mapped on its own and given back at once
 
 MFU = 0.40  # model FLOP of all the peak's, training a model that fills the card; see docs/estimate.md
 QLORA_SPEED = 0.70  # of 16-bit LoRA: every layer is dequantised on each pass
 BANDWIDTH_USE = 0.60  # share of peak memory bandwidth that generation reaches
 LLAMA3_VOCAB = 128_256  # the large vocabulary that a plain --params may turn out to have
 
+AUDIO_POSITIONS = 1500  # Whisper's encoder output, which the decoder attends to
 EMBEDDING_PARAMS = 22_713_216  # all-MiniLM-L6-v2, the default embedding model, kept in fp32
 
 
@@ -156,7 +158,7 @@ def adapted(shape: ModelShape, targets: Targets) -> tuple[Linear, ...]:
 
 def adapter_params(shape: ModelShape, rank: int, targets: Targets = "all") -> int:
     """Parameters of a LoRA adapter: rank * (inputs + outputs) for each adapted layer."""
-    return sum(rank * (p.inputs + p.outputs) * p.count for p in adapted(shape, targets))
+    return sum(rank * (p.inputs + p.outputs) * p.copies for p in adapted(shape, targets))
 
 
 def trainable_params(shape: ModelShape, plan: Plan) -> int:
@@ -174,7 +176,8 @@ def kv_bytes_per_token(shape: ModelShape, dtype: Dtype = "bf16") -> int:
     """Keys and values the cache keeps for one token: 2 * layers * kv_heads * head_dim * bytes; 0 without a cache."""
     if shape.kind not in ("decoder", "speech"):
         return 0
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * BYTES[dtype]
+    layers = shape.element_scale // shape.hidden  # the decoder's, where there is an encoder too
+    return 2 * layers * shape.kv_heads * shape.head_dim * BYTES[dtype]
 
 
 def memory(shape: ModelShape, plan: Plan, device: Device = "gpu") -> Memory:
@@ -190,7 +193,7 @@ def memory(shape: ModelShape, plan: Plan, device: Device = "gpu") -> Memory:
     low_runtime, runtime, high_runtime = RUNTIME
     if device == "cpu":
         base = CPU_RUNTIME[plan.trains]
-        retained = CPU_RETAINED[plan.dtype] * _kept_bytes(shape, plan) if plan.trains else 0.0
+        retained = _retained_bytes(shape, plan)
         low_runtime, runtime, high_runtime = base, base + retained, base + 1.5 * retained
     mid = Components(_weight_bytes(shape, plan), adapter, activations, logits, runtime)
 
@@ -237,11 +240,19 @@ def _elements(shape: ModelShape, plan: Plan) -> float:
 
 def _kept_bytes(shape: ModelShape, plan: Plan) -> float:
     """What all layers keep for the backward pass without checkpointing."""
-    per_element = ACTIVATION * BYTES[plan.dtype] / 2
+    per_element: float = ACTIVATION * BYTES[plan.dtype] / 2
     if plan.method in ("lora", "qlora") and plan.dtype == "bf16" and shape.element_scale:
-        inputs = sum(p.inputs * p.count for p in adapted(shape, plan.targets))
+        inputs = sum(p.inputs * p.copies for p in adapted(shape, plan.targets))
         per_element += LORA_COPY * inputs / (shape.hidden * shape.layers)
     return _elements(shape, plan) * per_element
+
+
+def _retained_bytes(shape: ModelShape, plan: Plan) -> float:
+    """What glibc's heap keeps on the CPU of the activations that went through it."""
+    block = plan.batch * plan.seq_len * shape.hidden * BYTES[plan.dtype]
+    if not plan.trains or block >= MMAP_THRESHOLD:
+        return 0.0
+    return CPU_RETAINED[plan.dtype] * _kept_bytes(shape, plan)
 
 
 def _activation_bytes(shape: ModelShape, plan: Plan) -> float:
@@ -254,9 +265,8 @@ def _activation_bytes(shape: ModelShape, plan: Plan) -> float:
     working = FORWARD_ONLY * BYTES[plan.dtype] / 2 * _elements(shape, plan) / shape.layers
     if plan.method == "head":
         return working
-    cached = plan.batch * plan.seq_len * kv_bytes_per_token(shape, plan.dtype)
-    if shape.kind == "speech":  # the decoder's cache, and the keys and values of 1,500 audio positions
-        cached = cached / 2 + plan.batch * 1500 * kv_bytes_per_token(shape, plan.dtype) / 2
+    positions = plan.seq_len + (AUDIO_POSITIONS if shape.kind == "speech" else 0)
+    cached = plan.batch * positions * kv_bytes_per_token(shape, plan.dtype)
     return working + cached
 
 
@@ -284,7 +294,7 @@ def _passes(plan: Plan) -> int:
 
 def utilisation(plan: Plan) -> float:
     """Assumed share of the device's peak FLOP that are model FLOP (MFU)."""
-    share = MFU
+    share: float = MFU
     if plan.trains and plan.checkpointing:
         share *= _passes(plan) / (_passes(plan) + 2)
     return share * (QLORA_SPEED if plan.method == "qlora" else 1.0)
@@ -320,9 +330,12 @@ class DataNeed(NamedTuple):
     source: str
 
 
-def data_need(plan: Plan) -> DataNeed | None:
-    """Rows to collect; None for plain inference. The advisor's learning curve replaces this once there are rows."""
-    if plan.method == "inference":
+def data_need(shape: ModelShape, plan: Plan) -> DataNeed | None:
+    """Rows to collect; the advisor's learning curve replaces this once there are rows.
+
+    None for plain inference, and for models of sound and images, where only the published row is known.
+    """
+    if plan.method == "inference" or shape.kind not in ("decoder", "encoder"):
         return None
     if plan.method == "rag":
         return DataNeed(
@@ -330,7 +343,9 @@ def data_need(plan: Plan) -> DataNeed | None:
         )
     if plan.method == "head":
         n = plan.labels
-        return DataNeed("labelled rows", 8 * n, 50 * n, 130 * n, "8 a label (SetFit) to 130 (BANKING77's own training set)")
+        return DataNeed(
+            "labelled rows", 8 * n, 50 * n, 130 * n, "8 a label (SetFit) to 130 (BANKING77's own training set)"
+        )
     return DataNeed(
         "training rows", 50, 1_000, 50_000, "50: no gain by then, stop; 1K and 50K: the published table's rows"
     )

@@ -53,7 +53,13 @@ GPUS: tuple[Gpu, ...] = (
     Gpu("B200", 180, 2250, 1125, 8000, 8.64, "RunPod serverless"),
     Gpu("MI300X", 192, 1307, 654, 5300, None, ""),
 )
-_ALIASES = {"a100": "A100-80GB", "h100-sxm": "H100", "h100-80gb": "H100", "a6000": "RTX-A6000", "6000-ada": "RTX-6000-Ada"}
+_ALIASES = {
+    "a100": "A100-80GB",
+    "h100-sxm": "H100",
+    "h100-80gb": "H100",
+    "a6000": "RTX-A6000",
+    "6000-ada": "RTX-6000-Ada",
+}
 
 # Measured with the starter model on one 2-core server: LoRA in bf16, a plain loop, 153 tokens/s, is
 # 4 x 134.5e6 x 153 = 82 GFLOP/s of model work, so 0.04 TFLOP/s a core, and 0.1 at the assumed MFU of 0.4.

@@ -96,8 +96,8 @@ def whisper(name: str, config: Mapping[str, Any], path: Path | None) -> ModelSha
     linears = [Linear(part, width, width, attentions) for part in ("q", "k", "v", "o")]
     for layers, inner in ((encoder, count("encoder_ffn_dim")), (decoder, count("decoder_ffn_dim"))):
         linears += [Linear("up", width, inner, layers), Linear("down", inner, width, layers)]
-    weights = sum(part.inputs * part.outputs * part.count for part in linears)
-    biases = sum(part.outputs * part.count for part in linears if part.part != "k")  # k_proj has none
+    weights = sum(part.inputs * part.outputs * part.copies for part in linears)
+    biases = sum(part.outputs * part.copies for part in linears if part.part != "k")  # k_proj has none
     norms = 2 * width * (2 * encoder + 3 * decoder + 2)
     convolutions = 3 * width * (mels + width) + 2 * width
     embeddings = width * (vocab + positions + frames)

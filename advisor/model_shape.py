@@ -1,4 +1,4 @@
-"""A model's shape without its weights: from a hub-style config, or from plain numbers.
+"""A model's shape without its weights, from a hub-style config.
 
 Everything `advisor.estimate` computes follows from this one value. No torch and
 no hub: a config is a few integers, and so is a parameter count.
@@ -6,25 +6,24 @@ no hub: a config is a few integers, and so is a parameter count.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from core.errors import ConfigError, DataError
+from core.errors import DataError
 
 Kind = Literal["decoder", "encoder", "speech", "diffusion", "detection"]
 
 
 class Linear(NamedTuple):
-    """`count` equal linear (or convolution) layers of the whole model, as LoRA sees them: r * (inputs + outputs) each."""
+    """`copies` equal linear (or convolution) layers of the whole model, as LoRA sees them: r * (inputs + outputs) each."""
 
     part: str
     """q, k, v, qkv, o are attention; gate, up, gate_up, down are the MLP; conv is a convolution."""
     inputs: int
     outputs: int
-    count: int
+    copies: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class ModelShape:
 
     @property
     def linear_params(self) -> int:
-        return sum(part.inputs * part.outputs * part.count for part in self.linears)
+        return sum(part.inputs * part.outputs * part.copies for part in self.linears)
 
 
 class Family(NamedTuple):
@@ -191,7 +190,7 @@ def _transformer(config: Mapping[str, Any], name: str, path: Path | None) -> Mod
         name=name,
         kind="encoder" if family.encoder else "decoder",
         params=total,
-        linears=tuple(p._replace(count=layers) for p in adapted),
+        linears=tuple(p._replace(copies=layers) for p in adapted),
         hidden=hidden,
         layers=layers,
         heads=heads,
@@ -205,84 +204,6 @@ def _transformer(config: Mapping[str, Any], name: str, path: Path | None) -> Mod
         assumed=assumed,
         notes=notes,
     )
-
-
-def shape_from_numbers(
-    params: int,
-    *,
-    layers: int | None = None,
-    hidden: int | None = None,
-    heads: int | None = None,
-    kv_heads: int | None = None,
-    vocab: int | None = None,
-    intermediate: int | None = None,
-) -> ModelShape:
-    """A LLaMA-like shape of `params` parameters; what is not given follows LLaMA-2's proportions.
-
-    hidden = 128 x layers (7B and 13B exactly, 70B 102 x), heads of 128, kv_heads = heads below 30e9 parameters and 8
-    from there on, vocabulary 32,000; the MLP's width takes up what is left, so that the layers add up to `params`.
-
-    Raises:
-        ConfigError: the numbers contradict each other.
-    """
-    vocab_size = vocab or 32_000
-    if vocab is None and params < 32_000 * 512 * 4:
-        vocab_size = 8_000  # a model this small cannot afford 32,000 embeddings
-    width = hidden or _plausible_hidden(params, layers, heads, vocab_size)
-    depth = layers or max(1, round((params - 2 * vocab_size * width) / (12 * width * width)))
-    head_count = heads or max(1, width // 128 if width % 128 == 0 else math.gcd(width, width // 64 or 1))
-    if width % head_count:
-        raise ConfigError(f"--heads {head_count} does not divide --hidden {width}; choose a divisor of {width}")
-    kv = kv_heads or (head_count if params < 30e9 or head_count % 8 else 8)
-    if head_count % kv:
-        raise ConfigError(f"--kv-heads {kv} does not divide --heads {head_count}; choose a divisor of {head_count}")
-    head_dim = width // head_count
-    attention = 2 * width * width + 2 * width * kv * head_dim
-    outside = 2 * vocab_size * width
-    inter = intermediate or round((params - outside - depth * attention) / (3 * width * depth))
-    implied = outside + depth * (attention + 3 * width * max(inter, 0))
-    if inter < 1 or abs(implied - params) > 0.25 * params:
-        shape_text = f"layers {depth}, hidden {width}, vocab {vocab_size}"
-        raise ConfigError(
-            f"--params {params:.4g} does not go with {shape_text}: these alone give {implied:.4g}; mend one of them"
-        )
-    whole = None not in (layers, hidden, heads, kv_heads, vocab, intermediate)
-    config = {
-        "model_type": "llama",
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": head_count,
-        "num_key_value_heads": kv,
-        "intermediate_size": inter,
-        "vocab_size": vocab_size,
-    }
-    shape = _transformer(config, f"{params:.4g} parameters", None)
-    note = (
-        f"shape assumed after LLaMA-2: {depth} layers, hidden {width}, {head_count} heads,"
-        f" {kv} kv heads, MLP {inter}, vocabulary {vocab_size}"
-    )
-    return replace(
-        shape,
-        params=params,
-        head_params=min(shape.head_params, max(0, params - shape.linear_params) // 2),
-        assumed=not whole,
-        vocab_assumed=vocab is None,
-        notes=() if whole else (note,),
-    )
-
-
-def _plausible_hidden(params: int, layers: int | None, heads: int | None, vocab: int) -> int:
-    """Hidden size h with 12 * layers * h^2 + 2 * vocab * h = params, a multiple of 128 (64 below 1,024) and of `heads`."""
-
-    def size(h: float) -> float:
-        return 12 * (layers or h / 128) * h * h + 2 * vocab * h
-
-    low, high = 1.0, 1e6
-    while high - low > 0.5:
-        middle = (low + high) / 2
-        low, high = (middle, high) if size(middle) < params else (low, middle)
-    step = heads * (2 if heads % 2 else 1) if heads else 128 if high >= 1024 else 64
-    return max(step, round(high / step) * step)
 
 
 def _layer_linears(

@@ -43,7 +43,7 @@ PUBLISHED: tuple[Published, ...] = (
         "50K datapoints",
         400,
         50,
-        "400 GB is 2.5 x the fp32 weights, full fine-tuning with room; 50 GB is generous for QLoRA (about 30)",
+        "400 GB is 2.5 x the fp32 weights, full fine-tuning with room; 50 GB is generous for QLoRA (about 36)",
         (41_303_293_952,),
     ),
     Published(
@@ -53,7 +53,7 @@ PUBLISHED: tuple[Published, ...] = (
         "10 images (DreamBooth)",
         6,
         None,
-        "fits a 16-bit LoRA (DreamBooth) and inference; full fine-tuning needs about twice that",
+        "covers a 16-bit LoRA (DreamBooth) or inference with room; full fine-tuning needs about 9 GB and more",
         (1_066_235_307,),
     ),
     Published(
@@ -73,7 +73,7 @@ PUBLISHED: tuple[Published, ...] = (
         "50 hours",
         5,
         None,
-        "fits inference with fp32 weights, not training",
+        "nearest to inference with fp32 weights; training needs more",
         (763_857_920,),
     ),
     Published(
@@ -83,7 +83,7 @@ PUBLISHED: tuple[Published, ...] = (
         "50 hours",
         10,
         None,
-        "fits inference with fp32 weights, not training",
+        "nearest to inference with fp32 weights; training needs more",
         (1_543_304_960, 1_543_490_560),
     ),
 )

@@ -12,22 +12,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.engines.base import Engine
 from core.errors import EngineUnavailable, TuneforkError, UnknownName
-from core.models import local_folder, remote, starter
+from core.models import remote, starter
 from core.remedy import Remedy, load_remedy
 from core.settings import DEFAULT_BASE_MODEL
 from core.workspace import UseCaseFolder, Workspace
 from serve.compose import Variant, compose, plan
-from serve.holding import Held, KeyedLocks, Pool
+from serve.holding import Held, KeyedLocks
+from serve.parts import Moved, OpenBase, Shared, WorkspaceParts
 
 log = logging.getLogger("tunefork.serve")
 
-OpenBase = Callable[[str], Engine]
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -75,10 +75,6 @@ class _Live:
     stamp: Stamp
 
 
-class _Moved(Exception):
-    """Another version came into force between looking and opening."""
-
-
 class Catalog:
     """The served names of `workspace`. Thread-safe.
 
@@ -91,7 +87,7 @@ class Catalog:
         self._open_base = open_base
         self._locks = KeyedLocks()
         self._bases: dict[str, Engine] = {}
-        self._shared = _Shared()
+        self._shared = Shared()
         self._live: dict[str, _Live] = {}
         self._read: dict[str, tuple[Stamp, Remedy]] = {}
         self._opened = int(time.time())
@@ -111,6 +107,8 @@ class Catalog:
             if (name := public_name(model)) not in taken:
                 taken.add(name)
                 entries.append(Entry(name, None, "", "base", model, self._opened))
+        # What a deleted use case had open is let go of here.
+        self._retire(lambda _, name: name not in taken)
         return entries
 
     def entry(self, name: str) -> Entry:
@@ -123,9 +121,7 @@ class Catalog:
         entries = self.entries()
         if (found := _named(name, entries)) is not None:
             return found
-        known = {e.name for e in entries}
-        self._retire(lambda _, name: name not in known)
-        raise UnknownModel(name, list(known))
+        raise UnknownModel(name, [e.name for e in entries])
 
     @contextmanager
     def lease(self, name: str) -> Iterator[Served]:
@@ -186,10 +182,10 @@ class Catalog:
         folder = self.workspace.use_case(entry.use_case)
         remedy = self._remedy(folder)
         what = plan(remedy, entry.variant, folder.index, folder.adapters)
-        parts = _Parts(self.workspace, folder, self._base, self._shared)
+        parts = WorkspaceParts(self.workspace, folder, self._base, self._shared)
         try:
             engine = compose(what, parts)
-        except _Moved:
+        except Moved:
             parts.close()
             return self._make(entry)
         except BaseException:
@@ -246,68 +242,6 @@ class Catalog:
             )
         self._read[folder.name] = (stamp, remedy)
         return remedy
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """Parts that several names have in common, by version folder."""
-
-    retrievers: Pool[Any] = field(default_factory=Pool)
-    heads: Pool[Engine] = field(default_factory=Pool)
-
-
-class _Parts:
-    """Opens the parts of one composition, and remembers which of them to close."""
-
-    def __init__(self, workspace: Workspace, folder: UseCaseFolder, base: OpenBase, shared: _Shared) -> None:
-        self._workspace = workspace
-        self._folder = folder
-        self._base = base
-        self._shared = shared
-        self._closers: list[Callable[[], None]] = []
-
-    def base(self, model: str) -> Engine:
-        return self._base(model)
-
-    def grounded(self, engine: Engine, index: Path, top_k: int) -> Engine:
-        from rag.engine import RagEngine
-        from rag.origin import load_origin
-        from rag.retrieve import open_retriever
-
-        # The index knows its embedding model; the declaration may name another one by now, for the next ingest.
-        settings = self._folder.settings().model_copy(update={"embedding_model": load_origin(index).embedding_model})
-
-        def open_() -> tuple[Any, Callable[[], None]]:
-            retriever = open_retriever(self._folder, settings, self._workspace)
-            if retriever.version != index.name:
-                retriever.close()
-                raise _Moved
-            return retriever, retriever.close
-
-        held = self._shared.retrievers.hold(index, open_)
-        self._closers.append(held.release)
-        return RagEngine(engine, held.value, top_k)
-
-    def check_adapter(self, adapter: Path, base_model: str) -> None:
-        from tuning.adapters import check_base
-
-        if remote(base_model) is None:
-            check_base(adapter, base_model, local_folder(base_model, self._workspace.models))
-
-    def head(self, adapter: Path) -> Engine:
-        from tuning.head_engine import load_head
-
-        def open_() -> tuple[Engine, Callable[[], None]]:
-            engine = load_head(adapter, self._workspace.models)
-            return engine, engine.close
-
-        held = self._shared.heads.hold(adapter, open_)
-        self._closers.append(held.release)
-        return held.value
-
-    def close(self) -> None:
-        for close in reversed(self._closers):
-            close()
 
 
 def _named(name: str, entries: list[Entry]) -> Entry | None:

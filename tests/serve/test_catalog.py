@@ -176,6 +176,26 @@ def test_ingested_documents_go_live_while_an_answer_ends_on_the_old_ones(
 
 
 @pytest.mark.usefixtures("encoder_folder")
+def test_use_case_made_anew_does_not_answer_from_the_deleted_ones_documents(
+    catalog: Catalog, workspace: Workspace, documents: Path
+) -> None:
+    from rag.ingest import ingest
+
+    declare(workspace, "faq", route="rag", top_k=1)
+    ingest(workspace.use_case("faq"), workspace.use_case("faq").settings(), workspace, [documents])
+    ask = Request((Message("user", "Who makes honey?"),))
+    with catalog.lease("faq") as old:
+        workspace.delete("faq")
+        (documents / "bees.txt").write_text("Honey comes from the shop.", encoding="utf-8")
+        declare(workspace, "faq", route="rag", top_k=1)
+        ingest(workspace.use_case("faq"), workspace.use_case("faq").settings(), workspace, [documents])
+        with catalog.lease("faq") as new:
+            assert [s.text for s in sources(new.engine, ask)] == ["Honey comes from the shop."]
+        del old
+    catalog.close()
+
+
+@pytest.mark.usefixtures("encoder_folder")
 def test_closing_releases_the_index(catalog: Catalog, workspace: Workspace, documents: Path) -> None:
     from rag.ingest import ingest
     from rag.retrieve import open_retriever
