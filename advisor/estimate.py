@@ -1,4 +1,4 @@
-"""Memory, compute, time and data of a remedy, by components, from a model's shape alone.
+"""Memory of a remedy by components, and the rows it wants, from a model's shape alone.
 
 Formulas, their sources and the points they were checked against: docs/estimate.md.
 All sizes are bytes; a GB is 1e9 bytes.
@@ -40,15 +40,13 @@ LOGIT_TRAINING = 12  # bytes a logit: log-softmax, its gradient and the gradient
 RUNTIME = (0.5e9, 0.75e9, 1.0e9)  # CUDA context, kernels and workspaces: low, mid, high
 
 # On the CPU the figure is peak resident memory: the imports (0.47 GB for torch, transformers and PEFT), and
-# what glibc's allocator keeps of the activations that went through it. Fitted to 31 runs of
-# benchmarks/estimate.py on SmolLM2-135M; a process with MALLOC_MMAP_THRESHOLD_=1000000 retains nearly nothing.
+# what glibc's allocator keeps of the activations that went through it. Fitted to 30 runs of the loop in
+# benchmarks/estimate.py on SmolLM2-135M, checked on 8 others; with MALLOC_MMAP_THRESHOLD_=1000000 in the
+# environment it retains nearly nothing.
 CPU_RUNTIME = {True: 0.6e9, False: 0.5e9}  # training or not
 CPU_RETAINED: dict[Dtype, float] = {"bf16": 0.3, "fp32": 1.0}
 MMAP_THRESHOLD = 32 * 1024**2  # glibc's largest: a bigger block is mapped on its own and given back at once
 
-MFU = 0.40  # model FLOP of all the peak's, training a model that fills the card; see docs/estimate.md
-QLORA_SPEED = 0.70  # of 16-bit LoRA: every layer is dequantised on each pass
-BANDWIDTH_USE = 0.60  # share of peak memory bandwidth that generation reaches
 LLAMA3_VOCAB = 128_256  # the large vocabulary that a plain --params may turn out to have
 
 AUDIO_POSITIONS = 1500  # Whisper's encoder output, which the decoder attends to
@@ -195,7 +193,7 @@ def memory(shape: ModelShape, plan: Plan, device: Device = "gpu") -> Memory:
         base = CPU_RUNTIME[plan.trains]
         retained = _retained_bytes(shape, plan)
         low_runtime, runtime, high_runtime = base, base + retained, base + 1.5 * retained
-    mid = Components(_weight_bytes(shape, plan), adapter, activations, logits, runtime)
+    mid = Components(weight_bytes(shape, plan), adapter, activations, logits, runtime)
 
     spread = (0.5, 1.6) if shape.assumed else (0.75, 1.3)
     low_weights = mid.weights
@@ -213,7 +211,8 @@ def memory(shape: ModelShape, plan: Plan, device: Device = "gpu") -> Memory:
     return Memory(low, high, mid)
 
 
-def _weight_bytes(shape: ModelShape, plan: Plan) -> float:
+def weight_bytes(shape: ModelShape, plan: Plan) -> float:
+    """The base model as loaded; for rag with the embedding model."""
     params = shape.params
     if plan.method == "head" and shape.kind != "detection":
         params -= shape.head_params  # the output layer over the vocabulary is not loaded
@@ -278,41 +277,6 @@ def _logit_bytes(shape: ModelShape, plan: Plan) -> float:
     if plan.trains:
         return float(LOGIT_TRAINING * plan.batch * plan.seq_len * shape.vocab)
     return float(4 * plan.batch * shape.vocab)  # generation computes the last position only
-
-
-def flops(shape: ModelShape, plan: Plan, tokens: float) -> float:
-    """Model FLOP for `tokens`: full 6 * P * D, LoRA and QLoRA 4 * P * D (no weight gradients), forward only 2 * P * D.
-
-    What checkpointing computes twice is not counted here; it lowers `utilisation`.
-    """
-    return _passes(plan) * (shape.active_params or shape.params) * tokens
-
-
-def _passes(plan: Plan) -> int:
-    return {"full": 6, "lora": 4, "qlora": 4}.get(plan.method, 2)
-
-
-def utilisation(plan: Plan) -> float:
-    """Assumed share of the device's peak FLOP that are model FLOP (MFU)."""
-    share: float = MFU
-    if plan.trains and plan.checkpointing:
-        share *= _passes(plan) / (_passes(plan) + 2)
-    return share * (QLORA_SPEED if plan.method == "qlora" else 1.0)
-
-
-def compute_time_s(shape: ModelShape, plan: Plan, tokens: float, peak_tflops: float, bandwidth_gb_s: float) -> float:
-    """Seconds for `tokens` on a device of that peak; for inference and rag `tokens` are the generated ones.
-
-    Generation reads all weights and the batch's cache for each token of the batch, and is bound by whichever of
-    compute and memory bandwidth is slower.
-    """
-    seconds = flops(shape, plan, tokens) / (peak_tflops * 1e12 * utilisation(plan))
-    if plan.method in ("inference", "rag") and shape.kind in ("decoder", "speech"):
-        share = (shape.active_params or shape.params) / shape.params
-        cache = plan.batch * plan.seq_len * kv_bytes_per_token(shape, plan.dtype)
-        step_bytes = _weight_bytes(shape, plan) * share + cache
-        seconds = max(seconds, tokens / plan.batch * step_bytes / (bandwidth_gb_s * 1e9 * BANDWIDTH_USE))
-    return seconds
 
 
 def rule_2_5x(shape: ModelShape, dtype: Dtype) -> float:

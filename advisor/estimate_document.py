@@ -7,21 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.estimate import (
-    BANDWIDTH_USE,
     BYTES,
-    MFU,
     Method,
     Plan,
     check,
-    compute_time_s,
     data_need,
-    flops,
     kv_bytes_per_token,
     memory,
     rule_2_5x,
     trainable_params,
-    utilisation,
 )
+from advisor.estimate_time import BANDWIDTH_USE, MFU, compute_time_s, flops, utilisation
 from advisor.hardware import PRICES_SEEN, SIZES_GB, Gpu, this_machine
 from advisor.model_shape import ModelShape
 from advisor.published import RULE_2_5X_FITS, published_for

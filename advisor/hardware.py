@@ -1,9 +1,10 @@
 """GPUs by name, with list prices, and this machine.
 
 Peak figures are the makers' data sheets, dense (no sparsity), fp32 accumulate.
-Prices are on-demand list prices of one public offer each, as seen in May 2026;
-they move by the month and by a factor of two between offers, so the output says
-which price it used.
+Prices are rough on-demand prices of one public offer each, gathered around May 2026
+from providers' pages and comparisons of them. They are a starting point, not a quote:
+they move by the month and by a factor of two between offers, so the output says which
+price it used.
 """
 
 from __future__ import annotations

@@ -119,4 +119,6 @@ def _shape_from_gguf(path: Path) -> ModelShape:
         "tie_word_embeddings": "output.weight" not in sizes,
     }
     shape = shape_from_config(config, path.stem, path)
-    return replace(shape, params=sum(math.prod(size) for size in sizes.values()))
+    note = "the file's own quantisation is not counted: the estimate is for weights loaded by --dtype and --bits"
+    params = sum(math.prod(size) for size in sizes.values())
+    return replace(shape, params=params, notes=(*shape.notes, note))

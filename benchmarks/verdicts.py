@@ -154,13 +154,13 @@ def true_route(rates: dict[str, float], harmful: Iterable[str] = ()) -> str:
 
 
 def sample(truth: World, n: int, rng: np.random.Generator, cluster_size: int) -> OutcomeTable:
-    """An eval set of n items. Items of a cluster share their reason three times in four."""
+    """An eval set of n items. Items of a cluster share their reason every other time."""
     clusters = None
     if cluster_size > 1:
         clusters = np.arange(n) // cluster_size
         own = rng.choice(len(truth.weights), size=n, p=truth.weights)
         shared = rng.choice(len(truth.weights), size=clusters[-1] + 1, p=truth.weights)[clusters]
-        reasons = np.where(rng.random(n) < 0.75, shared, own)
+        reasons = np.where(rng.random(n) < 0.5, shared, own)
     else:
         reasons = rng.choice(len(truth.weights), size=n, p=truth.weights)
     right = rng.random((n, len(ARMS))) < truth.right[reasons]

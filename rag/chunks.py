@@ -11,6 +11,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 from rag.documents import Document, Section
 
@@ -103,11 +104,24 @@ def cut(document: Document, spans: Spans, chunking: Chunking) -> list[Chunk]:
     return chunks
 
 
+_LONG_TOKEN, _LONG_GAP = 24, 64
+"""Characters. WordPiece takes any word over 100 characters for one unknown token: a megabyte of base64 would be one."""
+
+
 class _Tokens:
-    """Token counts of any slice of one text, from one pass of the tokenizer."""
+    """Token counts of any slice of one text, from one pass of the tokenizer. What is long counts by its length."""
 
     def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
-        self._starts = [start for start, _ in spans]
+        self._starts: list[int] = []
+        at = 0
+        for start, end in spans:
+            if start - at > _LONG_GAP:
+                self._starts.extend(range(at + _LONG_GAP, start, _LONG_GAP))
+            if end - start > _LONG_TOKEN:
+                self._starts.extend(range(start, end, _LONG_TOKEN // 3))
+            else:
+                self._starts.append(start)
+            at = end
 
     def count(self, start: int, end: int) -> int:
         return bisect_left(self._starts, end) - bisect_left(self._starts, start)
@@ -143,8 +157,10 @@ def _split(text: str, start: int, end: int, tokens: _Tokens, budget: int, level:
         return [(start, end)]
     if level == len(_LEVELS):
         # One "word" longer than the budget: base64, a URL, a language without blanks.
-        cut_at = tokens.boundary(start, budget)
-        return [(start, cut_at), *_split(text, cut_at, end, tokens, budget, level)]
+        cuts = [start]
+        while tokens.count(cuts[-1], end) > budget:
+            cuts.append(tokens.boundary(cuts[-1], budget))
+        return list(pairwise([*cuts, end]))
     atoms: list[tuple[int, int]] = []
     at = start
     for match in _LEVELS[level].finditer(text, start, end):

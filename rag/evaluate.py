@@ -10,7 +10,7 @@ import numpy as np
 
 from core.errors import DataError
 from core.rows import Row
-from core.stats import Estimate, share
+from core.stats import Estimate, paired_bootstrap, paired_p, share
 from core.types import Source
 from rag.metrics import Qrels, ndcg, recall, reciprocal_rank
 
@@ -70,6 +70,16 @@ def evaluate(search: Search, document_ids: Sequence[str], rows: Sequence[Row], q
     metrics = {name: share([query.scores[name] for query in queries]) for name in queries[0].scores}
     p50, p95 = _latency_ms(search, texts)
     return Evaluation(queries, metrics, len(rows) - len(wanted), len(unknown), p50, p95)
+
+
+def compare(a: Evaluation, b: Evaluation) -> dict[str, tuple[Estimate, float]]:
+    """Difference a - b of each metric over the same queries (paired bootstrap), and its p (sign-flip test)."""
+    pairs = {}
+    for name in a.metrics:
+        first = [query.scores[name] for query in a.queries]
+        second = [query.scores[name] for query in b.queries]
+        pairs[name] = paired_bootstrap(first, second), paired_p(first, second)
+    return pairs
 
 
 def scores(ranking: Sequence[str], judged: Mapping[str, int]) -> dict[str, float]:

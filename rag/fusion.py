@@ -1,11 +1,18 @@
-"""One ranking out of two: dense and lexical scores, scaled per query and added with a weight."""
+"""One score out of two: how near a passage is in meaning, and how much of the query's words it has."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-DENSE_WEIGHT = 0.75
-"""Share of the dense score; see docs/retrieval.md for the measurements it comes from."""
+import numpy as np
+from numpy.typing import NDArray
+
+DENSE_WEIGHT = 0.65
+"""Share of the cosine where the encoder is for the documents' language; docs/retrieval.md has the measurements."""
+
+FOREIGN_WEIGHT = 0.1
+"""Share of the cosine where the encoder's card names other languages than the documents'."""
 
 
 class Hits(NamedTuple):
@@ -15,24 +22,21 @@ class Hits(NamedTuple):
     scores: list[float]
 
 
-def fused(dense: Hits, lexical: Hits, depth: int, weight: float = DENSE_WEIGHT) -> Hits:
-    """Both rankings as one: `weight` x dense + (1 - `weight`) x lexical, each scaled to 0..1 over its `depth` best.
+def dense_weight(model_languages: Sequence[str], language: str) -> float:
+    """Weight of the cosine, given the languages a model is for (() is unknown) and the documents' (ISO; "" is unknown)."""
+    if not model_languages or not language or language in model_languages or "multilingual" in model_languages:
+        return DENSE_WEIGHT
+    return FOREIGN_WEIGHT
 
-    A convex combination (Bruch, Gai and Ingber 2023, "An Analysis of Fusion Functions for Hybrid Retrieval"): it keeps
-    how far ahead a hit is, which the ranks of reciprocal rank fusion throw away. Ties keep the order of rows.
+
+def fused(rows: NDArray[np.int64], cosines: NDArray[np.float32], lexical: NDArray[np.float32], weight: float) -> Hits:
+    """The candidates by `weight` x cosine + (1 - `weight`) x lexical score, best first; ties keep the order of rows.
+
+    A convex combination (Bruch, Gai and Ingber 2023, "An Analysis of Fusion Functions for Hybrid Retrieval"), which
+    keeps how far ahead a hit is; reciprocal rank fusion throws that away. Neither score is scaled by the query's other
+    hits: the cosine is absolute, and the lexical one is a share of what the query's words could give. So the sum
+    compares across queries, and a query of common words alone leaves the decision to the cosine.
     """
-    total: dict[int, float] = {}
-    for hits, share, floor in ((dense, weight, None), (lexical, 1 - weight, 0.0)):
-        for row, score in zip(hits.rows, _scaled(hits.scores[:depth], depth, floor), strict=False):
-            total[row] = total.get(row, 0.0) + share * score
-    order = sorted(total, key=lambda row: (-total[row], row))
-    return Hits(order, [total[row] for row in order])
-
-
-def _scaled(scores: list[float], depth: int, floor: float | None) -> list[float]:
-    """Scores from 1 (the best) to 0 (the `depth`-th best, or `floor` when there are fewer)."""
-    if not scores:
-        return []
-    low = floor if floor is not None and len(scores) < depth else scores[-1]
-    spread = scores[0] - low
-    return [(score - low) / spread if spread > 0 else 1.0 for score in scores]
+    scores = weight * cosines + (1 - weight) * lexical
+    order = np.lexsort((rows, -scores))
+    return Hits(rows[order].tolist(), scores[order].tolist())

@@ -51,6 +51,9 @@ from rag.vectors import VectorFile, VectorWriter, key
 WINDOW = 512
 """Chunks embedded and stored together: enough to batch by length, little enough to keep memory flat."""
 
+LONGEST_CHUNK = 400
+"""Tokens. Some models read thousands; a vector of so much text is near to everything and found by nothing."""
+
 
 @dataclass(frozen=True)
 class IngestReport:
@@ -231,7 +234,7 @@ class _Built:
 def _build(
     folder: UseCaseFolder, encoder: Encoder, plan: Sequence[_Planned], before: _Before | None, parser: Parser
 ) -> _Built:
-    chunking = Chunking(max_tokens=encoder.max_tokens)
+    chunking = Chunking(max_tokens=min(encoder.max_tokens, LONGEST_CHUNK))
     journal = _journal_root(folder) / encoder.fingerprint
     # The stack closes first: Chroma lets go of its files before the folder is renamed.
     with folder.index.build() as staging, ExitStack() as stack:

@@ -14,29 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.errors import ArtifactError
 from core.files import read_json, write_json
-from rag.fusion import Hits
 
 K1, B = 1.2, 0.75
 """Lucene's defaults."""
 
-LANGUAGES = {
-    "english": "STOPWORDS_EN",
-    "german": "STOPWORDS_GERMAN",
-    "french": "STOPWORDS_FRENCH",
-    "spanish": "STOPWORDS_SPANISH",
-    "italian": "STOPWORDS_ITALIAN",
-    "portuguese": "STOPWORDS_PORTUGUESE",
-    "dutch": "STOPWORDS_DUTCH",
-    "swedish": "STOPWORDS_SWEDISH",
-    "norwegian": "STOPWORDS_NORWEGIAN",
-    "danish": "STOPWORDS_DANISH",
-    "russian": "STOPWORDS_RUSSIAN",
-    "turkish": "STOPWORDS_TURKISH",
+STEMMED = {
+    "en": ("english", "EN"),
+    "de": ("german", "GERMAN"),
+    "fr": ("french", "FRENCH"),
+    "es": ("spanish", "SPANISH"),
+    "it": ("italian", "ITALIAN"),
+    "pt": ("portuguese", "PORTUGUESE"),
+    "nl": ("dutch", "DUTCH"),
+    "sv": ("swedish", "SWEDISH"),
+    "no": ("norwegian", "NORWEGIAN"),
+    "da": ("danish", "DANISH"),
+    "ru": ("russian", "RUSSIAN"),
+    "tr": ("turkish", "TURKISH"),
 }
-"""Languages with a Snowball stemmer and a list of stop words."""
+"""Languages with a Snowball stemmer and a list of stop words in bm25s: their names there."""
 
 _SAMPLE = 500
 _MAX_STEMS = 500_000
@@ -47,15 +47,15 @@ _IS_CJK = re.compile(f"[{_CJK}]")
 
 
 class Words:
-    """Texts to the words they are found by, in one language ("" is none: no stems, no stop words)."""
+    """Texts to the words they are found by, in one language (ISO code; of others than `STEMMED` there are no stems)."""
 
     def __init__(self, language: str) -> None:
         import Stemmer
 
-        self.language = language
-        self._stop = _stop_words(language) if language else frozenset()
+        self._stop = _stop_words(language) if language in STEMMED else frozenset()
         # A PyStemmer object is not thread-safe: each call makes one, for the words not met before.
         self._stemmer = Stemmer.Stemmer
+        self._algorithm = STEMMED[language][0] if language in STEMMED else ""
         self._stems: dict[str, str] = {}
 
     def __call__(self, text: str) -> list[str]:
@@ -66,28 +66,36 @@ class Words:
                     words.extend(part[i : i + 2] for i in range(max(1, len(part) - 1)))
                 elif part not in self._stop:
                     words.append(part)
-        if not self.language:
+        if not self._algorithm:
             return words
         stems = self._stems
         if len(stems) > _MAX_STEMS:
             stems = self._stems = {}
         new = [word for word in words if word not in stems]
         if new:
-            stems.update(zip(new, self._stemmer(self.language).stemWords(new), strict=True))
+            stems.update(zip(new, self._stemmer(self._algorithm).stemWords(new), strict=True))
         return [stems[word] for word in words]
 
 
 def guess_language(texts: Iterable[str]) -> str:
-    """The language whose stop words are most common in `texts`; "" when none makes up a twentieth of the words."""
-    counts: Counter[str] = Counter()
+    """ISO code of the language of `texts`: by script for Chinese, Japanese and Korean, else by stop words.
+
+    "" when neither tells: a twentieth of the words must be stop words, a fifth of the letters of the script.
+    """
+    words: Counter[str] = Counter()
+    letters: Counter[str] = Counter()
     for text in islice(texts, _SAMPLE):
-        counts.update(_WORD.findall(text.lower()))
-    total = sum(counts.values())
-    if not total:
+        words.update(_WORD.findall(text.lower()))
+        letters.update(text)
+    total, all_letters = sum(words.values()), sum(n for letter, n in letters.items() if letter.isalpha())
+    if not total or not all_letters:
         return ""
-    shares = {language: sum(counts[word] for word in _stop_words(language)) / total for language in LANGUAGES}
-    best = max(shares, key=lambda language: shares[language])
-    return best if shares[best] >= 0.05 else ""
+    for code, script in (("ko", "[\uac00-\ud7af]"), ("ja", "[\u3040-\u30ff]"), ("zh", f"[{_CJK}]")):
+        if sum(n for letter, n in letters.items() if re.match(script, letter)) >= all_letters / 5:
+            return code
+    shares = {code: sum(words[word] for word in _stop_words(code)) / total for code in STEMMED}
+    best_code = max(shares, key=lambda code: shares[code])
+    return best_code if shares[best_code] >= 0.05 else ""
 
 
 class Lexical:
@@ -108,17 +116,29 @@ class Lexical:
         except (OSError, ValueError, KeyError) as exc:
             raise ArtifactError(f"{folder}: damaged index ({exc}); run `tunefork ingest` again") from exc
         self._vocabulary: dict[str, int] = self._index.vocab_dict
+        self.rows = int(self._index.scores["num_docs"])
+        frequency = np.diff(np.asarray(self._index.scores["indptr"]))
+        self._idf = np.log1p((self.rows - frequency + 0.5) / (frequency + 0.5))
+        self._unseen_idf = float(np.log1p((self.rows + 0.5) / 0.5))
 
-    def search(self, text: str, k: int) -> Hits:
-        """Up to `k` rows that share a word with `text`, best first."""
-        ids = [self._vocabulary[word] for word in self._words(text) if word in self._vocabulary]
-        if not ids:
-            return Hits([], [])
-        scores = self._index.get_scores_from_ids(ids)
-        top = np.argpartition(-scores, k)[:k] if k < len(scores) else np.arange(len(scores))
-        top = top[scores[top] > 0]
-        top = top[np.lexsort((top, -scores[top]))]
-        return Hits(top.tolist(), scores[top].tolist())
+    def scores(self, text: str) -> NDArray[np.float32]:
+        """Score of every row for `text`, 0..1: its BM25 as a share of what all the words of `text` could give.
+
+        Lucene's BM25 of a word stays below its inverse document frequency, so their sum is the ceiling. A word that no
+        passage has counts with the highest: a text of unknown words is found nowhere.
+        """
+        words = self._words(text)
+        known = [self._vocabulary[word] for word in words if word in self._vocabulary]
+        if not known:
+            return np.zeros(self.rows, np.float32)
+        ceiling = float(self._idf[known].sum()) + (len(words) - len(known)) * self._unseen_idf
+        return np.asarray(self._index.get_scores_from_ids(known) / ceiling, np.float32)
+
+
+def best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Up to `k` rows with the highest scores above 0, in no order."""
+    top = np.argpartition(-scores, k)[:k] if k < len(scores) else np.arange(len(scores))
+    return top[scores[top] > 0].astype(np.int64)
 
 
 def build_lexical(folder: Path, texts: Iterable[str], language: str) -> None:
@@ -128,8 +148,9 @@ def build_lexical(folder: Path, texts: Iterable[str], language: str) -> None:
     words = Words(language)
     vocabulary: dict[str, int] = {}
     rows = [[vocabulary.setdefault(word, len(vocabulary)) for word in words(text)] for text in texts]
-    # bm25s cannot index a corpus without a single word.
-    vocabulary.setdefault("", len(vocabulary))
+    if not vocabulary and rows:
+        # bm25s cannot index a corpus without a single word; nobody asks for this one.
+        rows[0] = [vocabulary.setdefault("", 0)]
     index = bm25s.BM25(method="lucene", k1=K1, b=B)
     index.index((rows, vocabulary), show_progress=False)
     index.save(str(folder), show_progress=False)
@@ -139,4 +160,4 @@ def build_lexical(folder: Path, texts: Iterable[str], language: str) -> None:
 def _stop_words(language: str) -> frozenset[str]:
     from bm25s import stopwords
 
-    return frozenset(getattr(stopwords, LANGUAGES[language]))
+    return frozenset(getattr(stopwords, f"STOPWORDS_{STEMMED[language][1]}"))

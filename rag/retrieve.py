@@ -6,18 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from core.errors import ArtifactError, DataError, Locked
 from core.locks import hold
 from core.settings import UseCase
 from core.types import Source
 from core.workspace import UseCaseFolder, Workspace
-from rag.embedding import Encoder, load_encoder
-from rag.fusion import DENSE_WEIGHT, Hits, fused
+from rag.embedding import Encoder, Vectors, load_encoder
+from rag.fusion import Hits, dense_weight, fused
 from rag.ingest import version_lock
-from rag.lexical import Lexical
+from rag.lexical import Lexical, best
 from rag.origin import Origin, load_origin
 from rag.passages import WHOLE_TOKENS, Passages, joined, source
 from rag.store import Store, open_store
+from rag.vectors import open_vectors
 
 CANDIDATES = 100
 """Chunks that each of the two searches gives before they are fused and grouped into passages."""
@@ -44,6 +47,8 @@ class Retriever:
         self._passages = passages
         self._store = store
         self._lexical = lexical
+        self._vectors = open_vectors(version, encoder.dimensions)
+        self._weight = dense_weight(encoder.languages, origin.language)
         self.origin = origin
         """What the index was made from and with."""
 
@@ -60,20 +65,29 @@ class Retriever:
         """The best `top_k` passages for each text, best first, numbered from 1.
 
         A passage is a whole document where that is short, else a chunk of it; no document that is shown whole comes
-        twice. `score` says how far ahead a passage is of the others found for the same text (1 is most); the cosine of
-        text and passage, which compares across texts, is in the metadata where the dense search found the passage.
+        twice. `score` is at most 1 and compares across texts; so does the cosine in the metadata.
         """
         if not texts:
             return []
-        depth = max(CANDIDATES, 2 * top_k)
-        nothing = [Hits([], [])] * len(texts)
-        dense = self._store.search(self._encoder.queries(texts), depth) if method != "lexical" else nothing
-        lexical = [self._lexical.search(text, depth) for text in texts] if method != "dense" else nothing
-        weight = {"hybrid": DENSE_WEIGHT, "dense": 1.0, "lexical": 0.0}[method]
+        vectors = self._encoder.queries(texts)
+        near = (
+            self._store.search(vectors, max(CANDIDATES, 2 * top_k))
+            if method != "lexical"
+            else [Hits([], [])] * len(texts)
+        )
         return [
-            self._grouped(fused(near, worded, depth, weight), dict(zip(*near, strict=True)), top_k)
-            for near, worded in zip(dense, lexical, strict=True)
+            self._one(text, vector, hits, top_k, method)
+            for text, vector, hits in zip(texts, vectors, near, strict=True)
         ]
+
+    def _one(self, text: str, vector: Vectors, near: Hits, top_k: int, method: Method) -> list[Source]:
+        if method == "dense":
+            return self._grouped(near, dict(zip(*near, strict=True)), top_k)
+        scores = self._lexical.scores(text)
+        rows = np.union1d(np.asarray(near.rows, np.int64), best(scores, max(CANDIDATES, 2 * top_k)))
+        cosines = self._vectors[rows] @ vector
+        hits = fused(rows, cosines, scores[rows], 0.0 if method == "lexical" else self._weight)
+        return self._grouped(hits, dict(zip(rows.tolist(), cosines.tolist(), strict=True)), top_k)
 
     def documents(self, ids: Sequence[str], text: str | None = None, top_k: int = 3) -> list[Source]:
         """The documents of the given ids as passages, numbered from 1 in the order of `ids`.

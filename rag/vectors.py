@@ -64,11 +64,7 @@ class VectorFile:
         rows = _rows(folder, dimensions)
         raw = (folder / "keys").read_bytes()[: rows * KEY_BYTES] if rows else b""
         self._row = {raw[i : i + KEY_BYTES]: i // KEY_BYTES for i in range(0, len(raw), KEY_BYTES)}
-        self.vectors: Vectors = (
-            np.memmap(folder / "vectors", np.float32, "r", shape=(rows, dimensions))
-            if rows
-            else np.zeros((0, dimensions), np.float32)
-        )
+        self.vectors = open_vectors(folder, dimensions)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -77,6 +73,14 @@ class VectorFile:
         """The vector of an embedded text, if it is here."""
         row = self._row.get(key)
         return None if row is None else self.vectors[row]
+
+
+def open_vectors(folder: Path, dimensions: int) -> Vectors:
+    """The vectors in `folder` (rows, dimensions), memory-mapped; empty when there are none."""
+    rows = _rows(folder, dimensions)
+    if not rows:
+        return np.zeros((0, dimensions), np.float32)
+    return np.memmap(folder / "vectors", np.float32, "r", shape=(rows, dimensions))
 
 
 def _rows(folder: Path, dimensions: int) -> int:

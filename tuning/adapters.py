@@ -40,7 +40,7 @@ class Origin(BaseModel):
     instruction: str = ""
     """The system prompt its training rows had; serving must send the same."""
     data: dict[str, Any]
-    """`path`, `sha256` of the rows used (inputs and answers, in order), `rows`, `dev_rows`."""
+    """`file` name, `sha256` of the rows used (inputs and answers, in order), `rows`, `dev_rows`."""
     recipe: dict[str, Any]
     scores: dict[str, Any]
     train_s: float

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import time
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from core.errors import ConfigError, DataError
 from core.files import read_json, sha256_text
@@ -19,10 +17,11 @@ from core.rows import Row
 from core.settings import UseCase
 from core.workspace import Workspace
 from tuning.adapters import Origin, base_fingerprint, library_versions, now, save_origin, staged
+from tuning.checks import conflicts, conversations, dev_split, rare_labels, usable_rows
 from tuning.recipe import HeadRecipe, LoraRecipe
 
-MIN_DEV_TOTAL = 20
-"""With fewer rows none is held out: two dev rows decide nothing."""
+if TYPE_CHECKING:
+    from tuning.unfreeze import Unfrozen
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,14 @@ def train_lora(
     Raises:
         DataError: the rows cannot be trained on; names file and line.
         ConfigError: the base model is remote, a GPU is asked for where there is none, or the loss diverged.
+        KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
     from tuning.examples import TrainingTokenizer, check_mask, make_examples, rows_sha256
     from tuning.lora import train_adapter
 
     started = time.monotonic()
     recipe = recipe or LoraRecipe(seed=settings.seed)
-    rows = _usable(rows, recipe.max_rows, recipe.seed, source)
+    rows = usable_rows(rows, recipe.max_rows, recipe.seed, source)
     if remote(settings.base_model) is not None:
         raise ConfigError(
             f"base model {settings.base_model!r} is remote, its weights are not here to tune; name a local one with"
@@ -78,18 +78,17 @@ def train_lora(
     known = starter(settings.base_model)
     tokenizer = TrainingTokenizer(base)
     examples = make_examples(rows, tokenizer, settings.instruction, _context(base), source, recipe.skip_long)
-    warnings = [*_conflicts(rows)]
+    warnings = conflicts(rows)
     if examples.too_long:
-        warnings.append(f"{len(examples.too_long)} rows are too long and were left out: {examples.too_long[0]}, ...")
+        warnings.append(f"{len(examples.too_long)} rows are too long and were left out: {', '.join(examples.too_long)}")
     say(check_mask(examples.kept, tokenizer))
-    train, dev = _dev_split(examples.kept, recipe)
+    train, dev = dev_split(examples.kept, recipe.dev_share, recipe.max_dev_rows, recipe.seed)
 
-    data_sha256 = rows_sha256(rows)
-    fingerprint = base_fingerprint(base)
-    state = _state(workspace, settings, fingerprint, data_sha256, recipe.model_dump_json())
+    origin = _Origins(base, settings.instruction, sha256_text(tokenizer.template), rows_sha256(rows), source)
+    state = _home(workspace, settings) / "training" / origin.identity(recipe)
     trained = train_adapter(base, train, dev, recipe, state, tokenizer.end_of_turn)
     at = trained.progress
-    # Of a resumed training `at.seconds` spans earlier attempts; loading counts once.
+    # Of a resumed training `at.seconds` spans the earlier attempts.
     train_s = max(at.seconds, time.monotonic() - started)
     scores = {
         "dev_loss": at.best_loss if dev else None,
@@ -107,27 +106,8 @@ def train_lora(
         trained.model.peft_config["default"].base_model_name_or_path = known.hub_id if known is not None else name
         trained.model.save_pretrained(folder, save_embedding_layers=False)
         shutil.copyfile(state / "metrics.jsonl", folder / "metrics.jsonl")
-        save_origin(
-            folder,
-            Origin(
-                method="lora",
-                base_model=name,
-                base_fingerprint=fingerprint,
-                template_sha256=sha256_text(tokenizer.template),
-                instruction=settings.instruction,
-                data={
-                    "path": str(source) if source else None,
-                    "sha256": data_sha256,
-                    "rows": len(train),
-                    "dev_rows": len(dev),
-                },
-                recipe=recipe.model_dump(mode="json") | {"dtype": trained.dtype, "shared_prefix": trained.prefix},
-                scores=scores,
-                train_s=train_s,
-                versions=library_versions(),
-                created=now(),
-            ),
-        )
+        how = recipe.model_dump(mode="json") | {"dtype": trained.dtype, "shared_prefix": trained.prefix}
+        save_origin(folder, origin.make("lora", name, len(train), len(dev), how, scores, train_s))
     shutil.rmtree(state, ignore_errors=True)
     return TrainReport("lora", target, name, len(train), len(dev), train_s, scores, tuple(warnings))
 
@@ -143,6 +123,8 @@ def train_head(
 ) -> TrainReport:
     """Train a classification head on the use case's sentence encoder into the folder `target` (new, or empty).
 
+    The features are kept in the use case's folder, so the next head on the same rows costs only its fit.
+
     Raises:
         DataError: fewer than two rows or labels, or a row without an answer.
         ConfigError: a GPU is asked for where there is none.
@@ -152,94 +134,93 @@ def train_head(
     from tuning.encoder import Encoder, cached_features
     from tuning.examples import rows_sha256
     from tuning.head import fit_head, save_head
+    from tuning.head_engine import ENCODER
 
     started = time.monotonic()
     recipe = recipe or HeadRecipe(seed=settings.seed)
-    rows = _usable(rows, recipe.max_rows, recipe.seed, source)
-    for row in rows:
-        if not row.answers:
-            raise DataError(f"row {row.id!r} has no label to learn", source, row.line)
+    rows = usable_rows(rows, recipe.max_rows, recipe.seed, source)
     texts, answers = [row.input for row in rows], [row.output for row in rows]
     base = local_folder(settings.embedding_model, workspace.models)
     known = starter(settings.embedding_model)
-    encoder = Encoder(base, pick_device(recipe.device))
+    device = pick_device(recipe.device)
+    encoder = Encoder(base, device)
     features = cached_features(encoder, texts, _home(workspace, settings) / "features")
     try:
         fit = fit_head(features, answers, recipe)
     except DataError as exc:
         raise DataError(str(exc), source) from exc
-    accuracy = wilson(fit.correct, fit.judged) if fit.judged else None
-    warnings = [*_conflicts(rows), *_rare_labels(answers), *_history(rows)]
-    scores = {
-        "cross_validated_accuracy": None if accuracy is None else asdict(accuracy),
+    warnings = [*conflicts(rows), *rare_labels(answers), *conversations(rows)]
+    scores: dict[str, Any] = {
+        "cross_validated_accuracy": asdict(wilson(fit.correct, fit.judged)) if fit.judged else None,
         "log_loss": fit.log_loss if fit.judged else None,
         "calibration_error": fit.calibration_error if fit.judged else None,
         "temperature": fit.head.temperature,
         "strength": fit.strength,
         "labels": len(fit.head.labels),
     }
+    unfrozen: Unfrozen | None = None
+    if recipe.unfreeze:
+        from tuning.unfreeze import unfreeze
+
+        unfrozen = unfreeze(base, texts, answers, features, recipe, device)
+        dev = unfrozen.dev_rows
+        scores["stages"] = [asdict(stage) for stage in unfrozen.stages]
+        scores["dev_accuracy"] = asdict(wilson(unfrozen.best.correct, dev))
+        if unfrozen.best.layers == 0:
+            warnings.append("training the encoder's layers did not help on the dev rows; the frozen encoder stays")
+            unfrozen = None
     name = known.name if known is not None else settings.embedding_model
+    dev_rows = 0 if unfrozen is None else unfrozen.dev_rows
     with staged(target) as folder:
-        save_head(folder, fit.head)
+        save_head(folder, fit.head if unfrozen is None else unfrozen.head)
+        if unfrozen is not None:
+            unfrozen.encoder.model.save(str(folder / ENCODER), create_model_card=False)
         train_s = time.monotonic() - started
-        save_origin(
-            folder,
-            Origin(
-                method="head",
-                base_model=name,
-                base_fingerprint=base_fingerprint(base),
-                data={
-                    "path": str(source) if source else None,
-                    "sha256": rows_sha256(rows),
-                    "rows": len(rows),
-                    "dev_rows": 0,
-                },
-                recipe=recipe.model_dump(mode="json"),
-                scores=scores,
-                train_s=train_s,
-                versions=library_versions(),
-                created=now(),
-            ),
+        how = recipe.model_dump(mode="json") | {"dtype": str(encoder.dtype).removeprefix("torch.")}
+        origin = _Origins(base, "", None, rows_sha256(rows), source)
+        save_origin(folder, origin.make("head", name, len(rows) - dev_rows, dev_rows, how, scores, train_s))
+    return TrainReport("head", target, name, len(rows) - dev_rows, dev_rows, train_s, scores, tuple(warnings))
+
+
+@dataclass(frozen=True)
+class _Origins:
+    """What is known of an adapter's origin before it is trained."""
+
+    base: Path
+    instruction: str
+    template_sha256: str | None
+    data_sha256: str
+    source: Path | None
+
+    def identity(self, recipe: LoraRecipe) -> str:
+        """Hash of all that decides what a training becomes."""
+        parts = [base_fingerprint(self.base), self.instruction, self.template_sha256 or "", self.data_sha256]
+        return sha256_text("\n".join([*parts, recipe.model_dump_json(exclude={"checkpoint_seconds"})]))[:16]
+
+    def make(
+        self,
+        method: Literal["lora", "head"],
+        base_model: str,
+        rows: int,
+        dev_rows: int,
+        recipe: dict[str, Any],
+        scores: dict[str, Any],
+        train_s: float,
+    ) -> Origin:
+        name = None if self.source is None else self.source.name
+        return Origin(
+            method=method,
+            base_model=base_model,
+            base_fingerprint=base_fingerprint(self.base),
+            template_sha256=self.template_sha256,
+            instruction=self.instruction,
+            data={"file": name, "sha256": self.data_sha256, "rows": rows, "dev_rows": dev_rows},
+            recipe=recipe,
+            scores=scores,
+            train_s=train_s,
+            versions=library_versions(),
+            created=now(),
         )
-    return TrainReport("head", target, name, len(rows), 0, train_s, scores, tuple(warnings))
-
-
-def _usable(rows: Sequence[Row], most: int | None, seed: int, source: Path | None) -> list[Row]:
-    """The rows to train on, drawn by `seed` where there are more than `most`, in file order."""
-    if len(rows) < 2:
-        count = "one training row" if rows else "no training rows"
-        raise DataError(f"{count}; tuning needs two at the very least, and 50 to say anything", source)
-    if most is None or most >= len(rows):
-        return list(rows)
-    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), most))]
-
-
-def _dev_split(examples: Sequence[Any], recipe: LoraRecipe) -> tuple[list[Any], list[Any]]:
-    count = min(round(len(examples) * recipe.dev_share), recipe.max_dev_rows)
-    if len(examples) < MIN_DEV_TOTAL or count == 0:
-        return list(examples), []
-    dev = set(random.Random(recipe.seed).sample(range(len(examples)), count))
-    return [e for i, e in enumerate(examples) if i not in dev], [examples[i] for i in sorted(dev)]
-
-
-def _conflicts(rows: Sequence[Row]) -> list[str]:
-    given: dict[tuple[Any, ...], set[str]] = defaultdict(set)
-    for row in rows:
-        given[row.messages].add(row.output)
-    torn = [messages for messages, answers in given.items() if len(answers) > 1]
-    if not torn:
-        return []
-    return [f"{len(torn)} inputs have two different answers, for example {torn[0][-1].content[:60]!r}"]
-
-
-def _rare_labels(answers: Sequence[str]) -> list[str]:
-    single = sorted(label for label, n in Counter(answers).items() if n == 1)
-    return [f"{len(single)} labels have one row only, for example {single[0]!r}"] if single else []
-
-
-def _history(rows: Sequence[Row]) -> list[str]:
-    count = sum(sum(m.role == "user" for m in row.messages) > 1 for row in rows)
-    return [f"{count} rows are conversations; a head reads their last user turn only"] if count else []
 
 
 def _context(base: Path) -> int | None:
@@ -250,9 +231,3 @@ def _context(base: Path) -> int | None:
 
 def _home(workspace: Workspace, settings: UseCase) -> Path:
     return workspace.path / "use_cases" / settings.name
-
-
-def _state(workspace: Workspace, settings: UseCase, *parts: str) -> Path:
-    """Folder of the unfinished training that these parts identify."""
-    identity = sha256_text("\n".join(["lora", settings.instruction, *parts]))[:16]
-    return _home(workspace, settings) / "training" / identity

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +37,11 @@ class _Planned(NamedTuple):
     covered: int
     """Tokens of the prompt that `prefix` holds."""
 
+    @property
+    def rest(self) -> int:
+        """Tokens of the prompt that are still to be computed."""
+        return len(self.row.prompt) - self.covered
+
 
 class Decoder:
     """The batch. Not thread-safe: one thread owns it."""
@@ -45,11 +49,13 @@ class Decoder:
     def __init__(self, model: Any, bank: AdapterBank, *, prefill_tokens: int, prefix_tokens: int) -> None:
         """
         Args:
-            prefill_tokens: most prompt tokens (padding included) of one forward pass; a longer prompt goes alone.
+            prefill_tokens: most prompt tokens (padding included) of one forward pass.
             prefix_tokens: most tokens of shared prompt beginnings that are kept; 0 keeps none.
         """
         config = model.config.get_text_config()
         self.rows: list[Row] = []
+        """Rows that `step` advances."""
+        self._entering: list[_Planned] = []
         self._model = model
         self._bank = bank
         self._masks = masks_of(config)
@@ -59,14 +65,29 @@ class Decoder:
         self._cache = SlotCache(self._layers)
 
     @torch.inference_mode()
-    def admit(self, rows: Sequence[Row]) -> None:
-        """Prefill `rows` and add them to the batch, each with its first token in `last`."""
-        for group in self._groups(self._plan(rows)):
-            logits, layers = self._prefill([p.row.prompt[p.covered :] for p in group], group)
-            for planned, token, own in zip(group, pick(logits, [p.row.sampler for p in group]), layers, strict=True):
-                planned.row.last = token
-                self._cache.join(_joined(planned, own))
-                self.rows.append(planned.row)
+    def enter(self, rows: Sequence[Row]) -> None:
+        """Take in rows that `prefill` will add to the batch. Computes the prompt beginnings worth keeping for them."""
+        self._entering += self._plan(rows)
+
+    @torch.inference_mode()
+    def prefill(self) -> list[Row]:
+        """One forward pass over prompts of rows that entered; returns those that joined, their first token in `last`.
+
+        A prompt longer than the budget takes several calls, so rows that are being decoded wait for none of it long.
+        """
+        first = self._entering[0]
+        if first.rest > self._prefill_tokens:
+            self._entering[0] = self._extended(first, first.covered + self._prefill_tokens)
+            return []
+        group = self._group(first)
+        logits, layers = self._run_prompts(group)
+        for planned, token, own in zip(group, pick(logits, [p.row.sampler for p in group]), layers, strict=True):
+            planned.row.last = token
+            self._cache.join(_joined(planned, own))
+            self.rows.append(planned.row)
+        done = {id(p) for p in group}
+        self._entering = [p for p in self._entering if id(p) not in done]
+        return [p.row for p in group]
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -86,10 +107,16 @@ class Decoder:
         for row, token in zip(self.rows, pick(logits, [row.sampler for row in self.rows]), strict=True):
             row.last = token
 
+    @property
+    def entering(self) -> bool:
+        """Whether rows wait for `prefill`."""
+        return bool(self._entering)
+
     @torch.inference_mode()
     def remove(self, rows: Iterable[Row]) -> None:
-        """Take rows out of the batch; those that are not in it are passed over."""
+        """Take rows out; those that are not in it are passed over."""
         gone = {id(row) for row in rows}
+        self._entering = [p for p in self._entering if id(p.row) not in gone]
         for slot in range(len(self.rows) - 1, -1, -1):
             if id(self.rows[slot]) in gone:
                 self._cache.leave(slot)
@@ -98,6 +125,7 @@ class Decoder:
 
     def clear(self) -> None:
         """Drop all rows, as after a failed forward pass that may have left them inconsistent."""
+        self._entering = []
         self.rows = []
         self._cache.release()
 
@@ -109,60 +137,66 @@ class Decoder:
         store.see([row.prompt for row in rows], [row.adapter for row in rows])
         planned = []
         for row in rows:
-            prefix, covered = store.best(row.prompt, row.adapter)
+            one = _Planned(row, *store.best(row.prompt, row.adapter))
             shared = store.shared(row.prompt, row.adapter)
-            if store.worth(shared, covered):
-                beginning = _Planned(Row(row.prompt[:shared], row.sampler, row.adapter), prefix, covered)
-                _, (own,) = self._prefill([beginning.row.prompt[covered:]], [beginning])
-                prefix, covered = Prefix(beginning.row.prompt, row.adapter, _joined(beginning, own)), shared
-                store.keep(prefix)
-            planned.append(_Planned(row, prefix, covered))
+            if store.worth(shared, one.covered):
+                one = self._extended(one, shared)
+                assert one.prefix is not None
+                store.keep(one.prefix)
+            planned.append(one)
         return planned
 
-    def _groups(self, planned: Sequence[_Planned]) -> Iterable[list[_Planned]]:
-        """Rows that are prefilled together: same beginning, similar length, within the token budget."""
+    def _extended(self, planned: _Planned, length: int) -> _Planned:
+        """`planned` with the keys and values of its first `length` tokens computed."""
+        row = planned.row
+        beginning = _Planned(Row(row.prompt[:length], row.sampler, row.adapter), planned.prefix, planned.covered)
+        _, (own,) = self._run_prompts([beginning])
+        return _Planned(row, Prefix(beginning.row.prompt, row.adapter, _joined(beginning, own)), length)
 
-        def beginning(p: _Planned) -> tuple[int, int]:
-            return (id(p.prefix) if p.prefix else 0, p.covered)
+    def _group(self, first: _Planned) -> list[_Planned]:
+        """Entered rows to prefill with `first`: on the same beginning, nearest in length, within the token budget."""
+        same = [p for p in self._entering if p.prefix is first.prefix and p.covered == first.covered]
+        same.sort(key=lambda p: abs(p.rest - first.rest))
+        group: list[_Planned] = []
+        width = 0
+        for p in same:
+            width = max(width, p.rest)
+            if group and (len(group) + 1) * width > self._prefill_tokens:
+                break
+            group.append(p)
+        return group
 
-        ordered = sorted(planned, key=lambda p: (*beginning(p), len(p.row.prompt)))
-        for _, same in groupby(ordered, key=beginning):
-            group: list[_Planned] = []
-            for p in same:
-                # Sorted by length, so the newest is the longest and sets the padded width.
-                if group and (len(group) + 1) * (len(p.row.prompt) - p.covered) > self._prefill_tokens:
-                    yield group
-                    group = []
-                group.append(p)
-            if group:
-                yield group
+    def _run_prompts(self, group: Sequence[_Planned]) -> tuple[torch.Tensor, list[Layers]]:
+        """Logits after each prompt [rows, vocabulary], and each row's keys and values of what was not covered.
 
-    def _prefill(self, suffixes: Sequence[Ids], group: Sequence[_Planned]) -> tuple[torch.Tensor, list[Layers]]:
-        """Logits after each suffix [rows, vocabulary], and each row's keys and values of its suffix."""
+        The rows of `group` stand on the same beginning. Prompts are padded on the left, so that the last column holds
+        every row's last token.
+        """
         device = self._model.device
         prefix, covered = group[0].prefix, group[0].covered
-        width = max(len(s) for s in suffixes)
-        padding = [width - len(s) for s in suffixes]
-        ids = torch.zeros((len(suffixes), width), dtype=torch.long)
-        for i, suffix in enumerate(suffixes):
-            ids[i, padding[i] :] = torch.from_numpy(suffix)
-        pads = torch.tensor(padding, device=device)[:, None]
-        positions = torch.arange(width, device=device)[None, :] - pads
+        width = max(p.rest for p in group)
+        padding = [width - p.rest for p in group]
+        ids = torch.zeros((len(group), width), dtype=torch.long)
+        for i, p in enumerate(group):
+            ids[i, padding[i] :] = torch.from_numpy(p.row.prompt[covered:])
+        positions = (
+            torch.arange(covered, covered + width, device=device) - torch.tensor(padding, device=device)[:, None]
+        )
         cache = Cache(layers=[DynamicLayer() for _ in range(self._layers)])
         if prefix is not None:
             for layer, (keys, values) in zip(cache.layers, prefix.layers, strict=True):
                 layer.update(
-                    keys[None, :, :covered].expand(len(suffixes), -1, -1, -1),
-                    values[None, :, :covered].expand(len(suffixes), -1, -1, -1),
+                    keys[None, :, :covered].expand(len(group), -1, -1, -1),
+                    values[None, :, :covered].expand(len(group), -1, -1, -1),
                 )
         mask = None
         if prefix is not None or any(padding):
-            before = torch.arange(covered, device=device).expand(len(suffixes), -1)
-            columns = torch.cat([before, positions + covered], 1)
-            present = torch.cat([torch.ones_like(before, dtype=torch.bool), positions >= 0], 1)
-            mask = self._masks.additive(positions + covered, columns, present, self._model.dtype)
+            before = torch.arange(covered, device=device).expand(len(group), -1)
+            columns = torch.cat([before, positions], 1)
+            present = torch.cat([torch.ones_like(before, dtype=torch.bool), positions >= covered], 1)
+            mask = self._masks.additive(positions, columns, present, self._model.dtype)
         logits = self._forward(
-            ids.to(device), positions.clamp(min=0) + covered, mask, cache, [p.row.adapter for p in group]
+            ids.to(device), positions.clamp(min=covered), mask, cache, [p.row.adapter for p in group]
         )
         rows = [
             [(layer.keys[i, :, covered + pad :], layer.values[i, :, covered + pad :]) for layer in cache.layers]

@@ -43,6 +43,7 @@ class AdapterBank:
     def __init__(self, model: nn.Module, model_name: str) -> None:
         self._model = model
         self._model_name = model_name
+        self._device: Any = model.device
         self._slots: dict[tuple[str, int], int] = {}
         self._wrapped: dict[str, _LoraModule] = {}
         self._selection = _Selection()
@@ -68,7 +69,7 @@ class AdapterBank:
         for name, part in parts.items():
             if name not in self._wrapped:
                 self._wrap(name, part, folder)
-            self._wrapped[name].set(slot, part, folder)
+            self._wrapped[name].set(slot, part, self._device, folder)
         return slot
 
     def _wrap(self, name: str, part: Part, folder: str) -> None:
@@ -120,7 +121,7 @@ class _LoraModule(nn.Module):
         self._version = -1
         self._gathered: Part | None = None
 
-    def set(self, slot: int, part: Part, folder: str) -> None:
+    def set(self, slot: int, part: Part, device: Any, folder: str) -> None:
         weight: Any = self.base.weight
         outputs, inputs = part.up.shape[0], part.down.shape[1]
         if {outputs, inputs} != set(weight.shape):
@@ -128,7 +129,7 @@ class _LoraModule(nn.Module):
                 f"{folder}: a change of {outputs} x {inputs} for a weight of {weight.shape[0]} x {weight.shape[1]};"
                 " the adapter belongs to another model"
             )
-        self._parts[slot] = Part(part.down.to(weight.device, weight.dtype), part.up.to(weight.device, weight.dtype))
+        self._parts[slot] = Part(part.down.to(device, weight.dtype), part.up.to(device, weight.dtype))
         self._version = -1
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -48,7 +48,8 @@ def pick(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
         logits: [rows, vocabulary].
         samplers: one a row.
     """
-    tokens: list[int] = logits.argmax(-1).tolist()
+    # max, not argmax: on a CPU argmax of bf16 is five times slower. Both give the first of equals.
+    tokens: list[int] = logits.max(-1).indices.tolist()
     for i, sampler in enumerate(samplers):
         if not sampler.greedy:
             tokens[i] = _draw(logits[i], sampler)

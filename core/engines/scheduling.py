@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 
 from core.engines.answer import AnswerText
+from core.engines.base import Result
 from core.engines.collect import Out
 from core.engines.decoding import Decoder, Row
 from core.engines.lora import AdapterBank
@@ -37,6 +38,13 @@ class Ask:
         self.answer: AnswerText | None = None
         self.made = 0
         self.started = 0.0
+        self._ended = False
+
+    def end(self, result: Result) -> None:
+        """Give the caller its result; only the first one counts."""
+        if not self._ended:
+            self._ended = True
+            self.call.out.put((self.index, result))
 
 
 class Call:
@@ -62,7 +70,6 @@ class Scheduler:
         *,
         max_rows: int,
         max_columns: int,
-        prefill_tokens: int,
     ) -> None:
         """
         Args:
@@ -70,7 +77,6 @@ class Scheduler:
             end_ids: tokens that end an answer.
             max_rows: most rows in the running batch.
             max_columns: most columns of keys and values, rows x longest row, over the running batch.
-            prefill_tokens: most prompt tokens taken in between two steps (one prompt at least).
         """
         self._decoder = decoder
         self._bank = bank
@@ -78,7 +84,6 @@ class Scheduler:
         self._end_ids = end_ids
         self._max_rows = max_rows
         self._max_columns = max_columns
-        self._prefill_tokens = prefill_tokens
         self._waiting: deque[deque[Ask]] = deque()
         self._running: list[Ask] = []
         self._changed = threading.Condition()
@@ -117,32 +122,23 @@ class Scheduler:
                     self._changed.wait()
                 if self._closed:
                     break
-                self._waiting = deque(w for w in (self._live(w) for w in self._waiting) if w)
+                self._waiting = deque(w for w in self._waiting if not w[0].call.cancelled)
                 chosen = self._choose()
-            self._drop([ask for ask in self._running if ask.call.cancelled])
-            self._guarded(self._admit, chosen)
-            if self._running:
-                self._guarded(self._step, self._running)
+            self._guarded(self._turn, chosen)
         gone = EngineUnavailable("the engine was closed before it answered")
         self._fail([*self._running, *(ask for waiting in self._waiting for ask in waiting)], gone)
         self._decoder.clear()
 
-    @staticmethod
-    def _live(waiting: deque[Ask]) -> deque[Ask]:
-        return waiting if not any(ask.call.cancelled for ask in waiting) else deque()
-
     def _choose(self) -> list[Ask]:
-        """Requests to admit now: callers in rotation, as many as rows, columns and prompt tokens allow."""
+        """Requests to take in now: callers in rotation, as many as rows and columns allow."""
         chosen: list[Ask] = []
-        tokens = 0
         longest = max((_columns(ask) for ask in self._running), default=0)
         while self._waiting:
             ask = self._waiting[0][0]
             rows = len(self._running) + len(chosen) + 1
             longest = max(longest, _columns(ask))
-            tokens += len(ask.prompt)
-            fits = rows <= self._max_rows and rows * longest <= self._max_columns
-            if (chosen and tokens > self._prefill_tokens) or (rows > 1 and not fits):
+            # A row alone is always taken, however long: it can have the whole cache.
+            if rows > 1 and (rows > self._max_rows or rows * longest > self._max_columns):
                 break
             chosen.append(ask)
             self._waiting[0].popleft()
@@ -150,6 +146,16 @@ class Scheduler:
                 self._waiting.popleft()
             self._waiting.rotate(-1)
         return chosen
+
+    def _turn(self, chosen: list[Ask]) -> None:
+        """One round: let cancelled rows go, take in new ones, prefill some, add a token to all."""
+        self._drop([ask for ask in self._running if ask.call.cancelled])
+        self._take_in(chosen)
+        if self._decoder.entering:
+            self._advance(self._decoder.prefill())
+        if self._decoder.rows:
+            self._decoder.step()
+            self._advance(list(self._decoder.rows))
 
     def _guarded(self, work: Callable[[list[Ask]], None], asks: list[Ask]) -> None:
         """Run `work`; when the model fails, the rows it may have spoilt fail with it, and the thread lives on."""
@@ -163,8 +169,8 @@ class Scheduler:
             self._fail({id(ask): ask for ask in [*asks, *self._running]}.values(), error)
             self._running = []
 
-    def _admit(self, asks: list[Ask]) -> None:
-        ready = []
+    def _take_in(self, asks: list[Ask]) -> None:
+        rows = []
         for ask in asks:
             ask.started = time.monotonic()
             try:
@@ -174,25 +180,21 @@ class Scheduler:
                 continue
             ask.row = Row(ask.prompt, Sampler(ask.request.sampling), slot)
             ask.answer = AnswerText(self._decode, ask.request.sampling.stop)
-            ready.append(ask)
-        if ready:
-            self._decoder.admit([ask.row for ask in ready if ask.row is not None])
-            self._running += ready
-            self._advance(ready)
+            self._running.append(ask)
+            rows.append(ask.row)
+        if rows:
+            self._decoder.enter(rows)
 
-    def _step(self, asks: list[Ask]) -> None:
-        self._decoder.step()
-        self._advance(list(asks))
-
-    def _advance(self, asks: list[Ask]) -> None:
+    def _advance(self, rows: list[Row]) -> None:
         """Hand out each row's newest token, and let finished rows go."""
         finished: list[tuple[Ask, FinishReason]] = []
-        for ask in asks:
-            assert ask.row is not None
+        by_row = {id(ask.row): ask for ask in self._running}
+        for row in rows:
+            ask = by_row[id(row)]
             assert ask.answer is not None
             ask.made += 1
-            end = ask.row.last in self._end_ids
-            piece = "" if end else ask.answer.push(ask.row.last)
+            end = row.last in self._end_ids
+            piece = "" if end else ask.answer.push(row.last)
             done = end or ask.answer.stopped or ask.made >= ask.max_new
             if done:
                 piece += "" if ask.answer.stopped else ask.answer.finish()
@@ -203,7 +205,7 @@ class Scheduler:
                 finished.append((ask, reason))
         self._drop([ask for ask, _ in finished])
         for ask, reason in finished:
-            ask.call.out.put((ask.index, _completion(ask, reason)))
+            ask.end(_completion(ask, reason))
 
     def _drop(self, asks: list[Ask]) -> None:
         if asks:
@@ -214,7 +216,7 @@ class Scheduler:
     @staticmethod
     def _fail(asks: Iterable[Ask], error: EngineError) -> None:
         for ask in asks:
-            ask.call.out.put((ask.index, error))
+            ask.end(error)
 
 
 def _completion(ask: Ask, reason: FinishReason) -> Completion:

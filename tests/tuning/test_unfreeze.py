@@ -1,0 +1,63 @@
+"""Gradual unfreezing: only the top layers move, only a gain is kept, and what is saved is what was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.rows import Row
+from core.settings import UseCase
+from core.workspace import Workspace
+from tuning.encoder import Encoder
+from tuning.head_engine import load_head
+from tuning.recipe import HeadRecipe
+from tuning.train import train_head
+from tuning.unfreeze import Unfrozen, unfreeze
+
+CPU = torch.device("cpu")
+RECIPE = HeadRecipe(unfreeze=True, unfreeze_stages=(2,), unfreeze_epochs=4, unfreeze_batch_rows=8, dev_share=0.25)
+
+
+@pytest.fixture
+def unfrozen(encoder_folder: Path, card_rows: list[Row]) -> Unfrozen:
+    texts = [r.input for r in card_rows]
+    features = Encoder(encoder_folder, CPU).encode(texts)
+    return unfreeze(encoder_folder, texts, [r.output for r in card_rows], features, RECIPE, CPU)
+
+
+def test_only_the_top_layers_learn(unfrozen: Unfrozen, encoder_folder: Path) -> None:
+    assert unfrozen.best.layers == 2
+    before = Encoder(encoder_folder, CPU, torch.float32).model.state_dict()
+    after = unfrozen.encoder.model.state_dict()
+    moved = {name.split("layer.")[1].split(".")[0] for name in after if not torch.equal(before[name], after[name])}
+    assert moved == {"4", "5"}
+
+
+def test_the_gain_is_on_rows_that_were_held_out(unfrozen: Unfrozen) -> None:
+    frozen, trained = unfrozen.stages
+    assert (trained.correct, -trained.loss) > (frozen.correct, -frozen.loss)
+    assert unfrozen.dev_rows == 6
+
+
+def test_the_saved_head_answers_as_the_trained_one(
+    workspace: Workspace, card_rows: list[Row], encoder_folder: Path, tmp_path: Path, unfrozen: Unfrozen
+) -> None:
+    report = train_head(tmp_path / "head", UseCase(name="tiny"), workspace, card_rows, RECIPE)
+    assert (report.rows, report.dev_rows) == (18, 6)
+    texts = ["my card was stolen", "what is your rate for euros", "top up"]
+    served = load_head(report.folder, workspace.models).probabilities(texts)
+    assert np.allclose(served, unfrozen.head.probabilities(unfrozen.encoder.encode(texts)), atol=0.05)
+    assert not list(report.folder.rglob("*.bin"))
+
+
+def test_unfreezing_that_does_not_help_is_undone_and_said(
+    workspace: Workspace, card_rows: list[Row], encoder_folder: Path, tmp_path: Path
+) -> None:
+    ruinous = RECIPE.model_copy(update={"unfreeze_learning_rate": 0.5})
+    report = train_head(tmp_path / "head", UseCase(name="tiny"), workspace, card_rows, ruinous)
+    assert any("did not help" in warning for warning in report.warnings)
+    assert not (report.folder / "encoder").exists()
+    assert report.dev_rows == 0

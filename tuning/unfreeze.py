@@ -1,0 +1,182 @@
+"""Gradual unfreezing: the encoder's layers learn too, from the top, for as long as that helps on held-out rows.
+
+After ULMFiT (Howard & Ruder 2018): each stage trains more of the top layers, a lower layer at a lower rate, since it
+holds what is general. The logistic head on frozen features is where it starts from and what it has to beat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from core.progress import progress, say
+from tuning.batches import plan_epoch
+from tuning.device import fast_bfloat16
+from tuning.encoder import Encoder
+from tuning.head import Head, Labels, Logits, fit_head, fit_temperature, log_loss, stratified_folds
+from tuning.recipe import HeadRecipe
+
+HEAD_RATE = 10.0
+"""The head's learning rate, as a multiple of the top layer's."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    layers: int
+    """Top layers that were trained; 0 is the frozen encoder."""
+    correct: int
+    loss: float
+    """On the dev rows, nats a row."""
+
+
+@dataclass(frozen=True)
+class Unfrozen:
+    encoder: Encoder
+    """In fp32; its weights are the best stage's."""
+    head: Head
+    stages: tuple[Stage, ...]
+    """The frozen encoder first."""
+    best: Stage
+    dev_rows: int
+
+
+def unfreeze(
+    folder: Path, texts: Sequence[str], answers: Sequence[str], features: Any, recipe: HeadRecipe, device: torch.device
+) -> Unfrozen:
+    """The encoder in `folder` and a head, trained together stage by stage; the best stage by right dev answers.
+
+    Args:
+        features: of `texts` by the frozen encoder.
+    """
+    labels = tuple(sorted(set(answers)))
+    y = np.array([labels.index(answer) for answer in answers], dtype=np.int64)
+    held_out = stratified_folds(y, max(2, round(1 / recipe.dev_share)), recipe.seed) == 0
+    train_texts = [text for text, out in zip(texts, held_out, strict=True) if not out]
+    dev_texts = [text for text, out in zip(texts, held_out, strict=True) if out]
+    y_train, y_dev = y[~held_out], y[held_out]
+    frozen = fit_head(features[~held_out], [labels[i] for i in y_train], recipe).head
+    best = _stage(0, frozen.logits(features[held_out]) / frozen.temperature, y_dev)
+    stages = [best]
+
+    encoder = Encoder(folder, device, torch.float32)
+    classifier = _classifier(frozen, device)
+    keep = _copy(encoder.model, classifier)
+    layers = _layers(encoder.model)
+    for count in dict.fromkeys(min(count, len(layers)) for count in recipe.unfreeze_stages):
+        groups = _trainable(encoder.model, layers, count, classifier, recipe)
+        _train_stage(encoder, classifier, groups, train_texts, y_train, recipe, count)
+        stage = _stage(count, _logits(encoder, classifier, dev_texts), y_dev)
+        stages.append(stage)
+        say(
+            f"top {count} layers: {stage.correct} of {len(dev_texts)} dev answers right, loss {stage.loss:.3f}"
+            f" (before: {best.correct}, {best.loss:.3f})"
+        )
+        if (stage.correct, -stage.loss) <= (best.correct, -best.loss):
+            break
+        best, keep = stage, _copy(encoder.model, classifier)
+    for module, state in zip((encoder.model, classifier), keep, strict=True):
+        module.load_state_dict(state)
+    head = frozen if best.layers == 0 else _head(labels, classifier)
+    if best.layers:
+        head = replace(head, temperature=fit_temperature(_logits(encoder, classifier, dev_texts), y_dev))
+    return Unfrozen(encoder, head, tuple(stages), best, len(dev_texts))
+
+
+def _train_stage(
+    encoder: Encoder,
+    classifier: nn.Linear,
+    groups: list[dict[str, Any]],
+    texts: Sequence[str],
+    y: Labels,
+    recipe: HeadRecipe,
+    stage: int,
+) -> None:
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    parameters = [p for group in groups for p in group["params"]]
+    device = classifier.weight.device
+    targets = torch.from_numpy(y).to(device)
+    steps = math.ceil(len(texts) / recipe.unfreeze_batch_rows) * recipe.unfreeze_epochs
+    done = 0
+    encoder.model.train()
+    with progress(f"training the top {stage} layers", steps, "steps") as advance:
+        for epoch in range(recipe.unfreeze_epochs):
+            lengths = [len(text) for text in texts]
+            for (rows,) in plan_epoch(lengths, recipe.unfreeze_batch_rows, 1 << 60, recipe.seed + 1000 * stage, epoch):
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * min((done + 1) / (0.1 * steps + 1), (steps - done) / (0.9 * steps))
+                torch.manual_seed(recipe.seed * 1_000_003 + stage * 100_003 + done)
+                logits = _forward(encoder, classifier, [texts[i] for i in rows])
+                loss = cross_entropy(logits, targets[list(rows)])
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                done += 1
+                advance(1)
+    encoder.model.eval()
+
+
+def _forward(encoder: Encoder, classifier: nn.Linear, texts: Sequence[str]) -> torch.Tensor:
+    device = classifier.weight.device
+    inputs = {k: v.to(device) if torch.is_tensor(v) else v for k, v in encoder.model.preprocess(list(texts)).items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
+        features = encoder.model(inputs)["sentence_embedding"]
+    logits: torch.Tensor = classifier(features.float())
+    return logits
+
+
+def _logits(encoder: Encoder, classifier: nn.Linear, texts: Sequence[str]) -> Logits:
+    encoder.model.eval()
+    with torch.inference_mode():
+        parts = [_forward(encoder, classifier, texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)]
+    return np.asarray(torch.cat(parts).double().numpy())
+
+
+def _classifier(head: Head, device: torch.device) -> nn.Linear:
+    """The logistic head, calibrated, as a torch layer."""
+    layer = nn.Linear(head.weight.shape[1], head.weight.shape[0], device=device)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(head.weight / head.temperature))
+        layer.bias.copy_(torch.from_numpy(head.bias / head.temperature))
+    return layer
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The encoder's transformer layers, bottom first: the longest list of modules in it."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return [*max((list(layers) for layers in lists), key=len)]
+
+
+def _trainable(
+    model: nn.Module, layers: Sequence[nn.Module], count: int, classifier: nn.Linear, recipe: HeadRecipe
+) -> list[dict[str, Any]]:
+    """Optimizer groups: the head, then the top `count` layers with falling rates; all else is frozen."""
+    model.requires_grad_(False)
+    rate = recipe.unfreeze_learning_rate
+    groups: list[dict[str, Any]] = [{"params": list(classifier.parameters()), "lr": rate * HEAD_RATE}]
+    for depth, layer in enumerate(list(reversed(layers))[:count]):
+        layer.requires_grad_(True)
+        groups.append({"params": list(layer.parameters()), "lr": rate * recipe.unfreeze_decay**depth})
+    return groups
+
+
+def _stage(layers: int, logits: Logits, y: Labels) -> Stage:
+    return Stage(layers, int((logits.argmax(axis=1) == y).sum()), log_loss(logits, y))
+
+
+def _head(labels: tuple[str, ...], classifier: nn.Linear) -> Head:
+    weight, bias = (p.detach().float().cpu().numpy().copy() for p in (classifier.weight, classifier.bias))
+    return Head(labels, weight, bias)
+
+
+def _copy(*modules: nn.Module) -> list[dict[str, torch.Tensor]]:
+    return [{name: value.detach().clone() for name, value in module.state_dict().items()} for module in modules]
