@@ -33,6 +33,7 @@ Floats = NDArray[np.float64]
 Measure = Literal["correct", "content"]
 
 DRAWS = 4000
+TYPICAL_GAIN = 0.20
 PRIOR_ITEMS = 0.5
 """Weight of the two imagined items of each gain (one gained, one lost) in the draws; without them 8 of 8 would be certainty."""
 
@@ -188,6 +189,24 @@ def harm(table: OutcomeTable, arm: str, base: str) -> Estimate | None:
         here.outcome == WRONG
     )
     return share(broken[both].astype(float), _clusters(table, both))
+
+
+def doubt(table: OutcomeTable, a: Side, b: Side, measure: Measure = "correct") -> float:
+    """Chance that `a` does nothing beyond `b`, before delta is asked for.
+
+    Prior: half of all remedies do nothing beyond the simpler one, the others move the
+    rate by some 20 points (normal). Without it the draws, which spread around what was
+    seen, would have one of many idle arms win most of the time on a small eval set.
+    The Bayes factor is the normal one, with the standard error read off the interval.
+    """
+    found = compare(table, a, b, measure)
+    if found is None:
+        return 0.5
+    error = (found.gain.high - found.gain.low) / 3.92
+    spread = TYPICAL_GAIN**2 / error**2
+    z2 = (found.gain.value / error) ** 2
+    log_odds = 0.5 * np.log1p(spread) - 0.5 * z2 * spread / (1 + spread)
+    return float(1 / (1 + np.exp(-log_odds)))
 
 
 class Draws(NamedTuple):

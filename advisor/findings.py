@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from advisor import arm_names as arms
 from advisor.case import RAG_KEYS, Case, Key
-from advisor.evidence import at_least, rate
+from advisor.evidence import Measure, at_least, doubt, rate
 from advisor.quantities import both_family, compare_rate, prompting, singles
 from advisor.rule import Findings
+
+_KINDS = (
+    (arms.PROMPT,),
+    (arms.FEW_SHOT,),
+    (arms.ORACLE, arms.ORACLE_FEW_SHOT, arms.RETRIEVED),
+    (arms.TUNE,),
+    (arms.TUNE_RETRIEVED, arms.TUNE_ORACLE),
+)
 
 
 def tested(case: Case) -> Findings:
@@ -41,34 +53,56 @@ def tested(case: Case) -> Findings:
 
 def drawn(case: Case) -> Findings:
     """Findings with one element a draw: what the rule would find were the drawn rates the true ones."""
-    correct, content, delta = case.draws.correct, case.draws.content, case.settings.delta - 1e-9
+    correct, content = case.draws.correct, case.draws.content
     closed = correct[arms.CLOSED]
     no = np.zeros(len(closed), dtype=bool)
-    base, base_content, adopted = closed, content[arms.CLOSED], np.zeros(len(closed), dtype=np.int64)
-    for rank, family in ((1, arms.PROMPT), (2, arms.FEW_SHOT)):
-        if family in case.allowed:
-            gains = correct[family] - base >= delta
-            base = np.where(gains, correct[family], base)
-            base_content = np.where(gains, content[family], base_content)
-            adopted = np.where(gains, rank, adopted)
+    ladder = [arms.CLOSED, arms.PROMPT, arms.FEW_SHOT]
+    adopted = np.zeros(len(closed), dtype=np.int64)
+    for rank in (1, 2):
+        if ladder[rank] in case.allowed:
+            adopted = np.where(_gains_over(case, ladder[rank], ladder, adopted, "correct"), rank, adopted)
     rag = no
-    for key in RAG_KEYS:
-        family, measure = key
-        if key in case.gates and family in case.allowed and not case.rag_barred:
-            rates, under = (content, base_content) if measure == "content" else (correct, base)
-            rag = rag | (rates[family] - under >= delta)
+    for family, measure in RAG_KEYS:
+        if (family, measure) in case.gates and family in case.allowed and not case.rag_barred:
+            rag = rag | _gains_over(case, family, ladder, adopted, measure)
     if arms.RETRIEVED in case.measured:
-        rag = rag & ((adopted == 0) | (content[arms.RETRIEVED] >= base_content))
-    prompted = np.max([correct[f] for f in prompting(case.allowed)], axis=0)
-    tune = correct[arms.TUNE] - prompted >= delta if arms.TUNE in case.allowed else no
+        in_hand = _pick([content.get(family, closed) for family in ladder], adopted)
+        rag = rag & ((adopted == 0) | (content[arms.RETRIEVED] >= in_hand))
+    tune = no
+    if arms.TUNE in case.allowed:
+        prompted = prompting(case.allowed)
+        tune = _gains_over(case, arms.TUNE, prompted, np.argmax([correct[f] for f in prompted], axis=0), "correct")
     combined, both = both_family(case.allowed), no
     if combined is not None and case.rival_of_both is not None:
-        both = correct[combined] - np.max([correct[f] for f in singles(case.measured)], axis=0) >= delta
+        rivals = singles(case.measured)
+        both = _gains_over(case, combined, rivals, np.argmax([correct[f] for f in rivals], axis=0), "correct")
     lead = no.astype(float)
     if case.rag_arm is not None and arms.TUNE in case.measured:
         lead = correct[case.rag_arm] - correct[arms.TUNE]
     meets = closed >= case.settings.target
     return Findings(adopted, rag, tune, both, lead, meets, ~meets & case.knowledge_settled)
+
+
+def _gains_over(
+    case: Case, family: str, rivals: Sequence[str], which: NDArray[np.int64], measure: Measure
+) -> NDArray[np.bool_]:
+    """In which draws `family` gains delta over the rival that `which` indexes there, and is not an idle arm.
+
+    Arms of one family of remedies share the random number that decides on idleness:
+    an oracle and a retriever are not two chances for knowledge to help.
+    """
+    rates = case.draws.content if measure == "content" else case.draws.correct
+    present = [rival for rival in rivals if rival in case.measured]
+    against = _pick([rates.get(rival, rates[arms.CLOSED]) for rival in rivals], which)
+    doubts = {rival: doubt(case.table, case.measured[family], case.measured[rival], measure) for rival in present}
+    idle = _pick([np.full(len(which), doubts.get(rival, 1.0)) for rival in rivals], which)
+    kind = next(i for i, group in enumerate(_KINDS) if family in group)
+    chance = np.random.default_rng((case.settings.seed, kind)).random(len(which))
+    return np.asarray((rates[family] - against >= case.settings.delta - 1e-9) & (chance >= idle))
+
+
+def _pick(arrays: Sequence[NDArray[Any]], which: NDArray[np.int64]) -> NDArray[Any]:
+    return np.asarray(np.take_along_axis(np.stack(arrays), which[None], axis=0)[0])
 
 
 def _retrieval_ships(case: Case) -> bool:

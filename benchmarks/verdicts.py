@@ -336,8 +336,13 @@ def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]
             for name, trials in power.items()
         },
         "regret_points": {
-            str(n): {who: mean(100 * t.regret[who] for t in by_n(mixed, n)) for who in ("ours", "plain", "mean")}
-            for n in sizes
+            label: {who: mean(100 * t.regret[who] for t in chosen) for who in ("ours", "plain", "mean")}
+            for label, chosen in [
+                *((str(n), by_n(mixed, n)) for n in sizes),
+                ("100_alone", [t for t in at_100 if not t.clustered]),
+                ("100_clustered", [t for t in at_100 if t.clustered]),
+                ("100_decided", [t for t in at_100 if t.route != "undecided"]),
+            ]
         },
         "coverage": {
             "gain_alone": share(c for t in mixed if not t.clustered and t.n >= 30 for c in t.covered),
@@ -370,7 +375,7 @@ def reliability(trials: list[Trial]) -> list[dict[str, float]]:
 
 def jobs_for(quick: bool, seed: int) -> list[tuple[str, str, float, int, int, int, int]]:
     sizes = (15, 100, 400) if quick else SIZES
-    mixed, null, power = (20, 120, 150) if quick else (150, 1000, 1000)
+    mixed, null, power = (20, 120, 150) if quick else (100, 600, 1000)
     jobs = [("mixed", kind, 0.0, n, size, mixed // 2, seed) for kind in KINDS for n in sizes for size in (1, 4)]
     jobs += [("null", "null", 0.0, n, size, null, seed) for n in sizes for size in (1, 4)]
     jobs += [("power", kind, gain, 100, 1, power, seed) for kind in ("rag", "tune") for gain in (0.15, 0.20)]

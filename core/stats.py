@@ -61,8 +61,8 @@ def share(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0
     array = np.asarray(values, float)
     if clusters is None or array.size == 0:
         return wilson(float(array.sum()), int(array.size), level)
-    effect, groups = _design_effect(array, np.asarray(clusters))
-    low, high = _wilson_limits(float(array.mean()), array.size / effect, _t(level, groups))
+    effect, critical = _design_effect(array, np.asarray(clusters), level)
+    low, high = _wilson_limits(float(array.mean()), array.size / effect, critical)
     return Estimate(float(array.mean()), low, high, int(array.size))
 
 
@@ -112,8 +112,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = N
 
     Tango (1998), Statistics in Medicine 17:891. It keeps a width when no item is
     discordant: 0 gained and 0 lost of n leaves +-3.84 / (n + 3.84). With `clusters`
-    the counts are divided by the design effect of the cluster sums (never below 1)
-    and the normal quantile becomes Student's with clusters - 1 degrees of freedom.
+    the counts are divided by the design effect of the cluster sums (never below 1) and
+    the normal quantile becomes Student's.
 
     Raises:
         DataError: no items, or arrays of different lengths.
@@ -124,8 +124,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = N
     lost = float((~right_a & right_b).sum())
     critical, shrink = _z(level), 1.0
     if clusters is not None:
-        effect, groups = _design_effect(right_a.astype(float) - right_b, np.asarray(clusters))
-        critical, shrink = _t(level, groups), 1 / effect
+        effect, critical = _design_effect(right_a.astype(float) - right_b, np.asarray(clusters), level)
+        shrink = 1 / effect
     low, high = _tango(gained * shrink, lost * shrink, n * shrink, critical)
     return Estimate((gained - lost) / n, low, high, n)
 
@@ -304,10 +304,6 @@ def _z(level: float) -> float:
     return float(ndtri(0.5 + level / 2))
 
 
-def _t(level: float, groups: int) -> float:
-    return float(stdtrit(max(groups - 1, 1), 0.5 + level / 2))
-
-
 def _wilson_limits(rate: float, n: float, critical: float) -> tuple[float, float]:
     z2 = critical**2
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
@@ -345,14 +341,23 @@ def _ratio_error(sums: Floats, sizes: Floats) -> float:
     return float(np.sqrt(groups / (groups - 1) * (residual**2).sum()) / sizes.sum())
 
 
-def _design_effect(difference: Floats, clusters: NDArray[Any]) -> tuple[float, int]:
-    """Variance of the mean with clusters over that without (at least 1), and the number of clusters."""
-    summed = _cluster_sums(difference, clusters)
-    independent = _ratio_error(difference, np.ones_like(difference))
+def _design_effect(values: Floats, clusters: NDArray[Any], level: float) -> tuple[float, float]:
+    """Variance of the mean with clusters over that without (at least 1), and the quantile that goes with it.
+
+    Student's, with Satterthwaite's degrees of freedom: only the clusters' own share of
+    the variance is estimated from few units.
+    """
+    summed = _cluster_sums(values, clusters)
+    groups = summed.sums.size
+    independent = _ratio_error(values, np.ones_like(values))
     if independent < 1e-12:
-        # Nothing varies: no information on the clusters' effect, so each counts once.
-        return difference.size / summed.sums.size, summed.sums.size
-    return max(1.0, (_ratio_error(*summed) / independent) ** 2), summed.sums.size
+        # Nothing varies, so nothing is known of the clusters' effect: each counts once.
+        return values.size / groups, _z(level)
+    effect = max(1.0, (_ratio_error(*summed) / independent) ** 2)
+    if effect == 1:
+        return effect, _z(level)
+    freedom = max(groups - 1, 1) * (effect / (effect - 1)) ** 2
+    return effect, float(stdtrit(freedom, 0.5 + level / 2))
 
 
 def _tango(gained: float, lost: float, n: float, critical: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core.engines.adapters import AdapterError, adapter_config, rank
 from core.engines.base import Engine
 from core.errors import ConfigError, UnknownName
 from core.models import local_folder, remote, starter
@@ -45,7 +46,20 @@ def open_engine(base_model: str, workspace: Workspace, engine: str = "auto") -> 
     if engine == "vllm":
         from core.engines.vllm import VllmEngine
 
-        return VllmEngine(folder, name, workspace.path / "logs")
+        return VllmEngine(folder, name, workspace.path / "logs", max_rank=_largest_rank(workspace, name))
     from core.engines.transformers import TransformersEngine
 
     return TransformersEngine(folder, name)
+
+
+def _largest_rank(workspace: Workspace, model: str) -> int:
+    """Largest rank of the adapters in `workspace` that belong to `model`; 0 when there are none."""
+    ranks = [0]
+    for name in workspace.names():
+        adapters = workspace.use_case(name).adapters
+        for version in adapters.all():
+            try:
+                ranks.append(rank(adapter_config(adapters.folder / version, model)))
+            except AdapterError:
+                continue  # of another model, or a head
+    return max(ranks)

@@ -32,6 +32,7 @@ class Refused(Exception):
         again: bool = False,
         retry_after_s: float | None = None,
         length_field: str | None = None,
+        room: int | None = None,
     ) -> None:
         self.error = error
         self.again = again
@@ -39,6 +40,8 @@ class Refused(Exception):
         self.retry_after_s = retry_after_s
         self.length_field = length_field
         """The name this endpoint wants for the length limit, when that was the trouble."""
+        self.room = room
+        """Tokens the context window leaves for the answer, when more were asked for."""
         super().__init__(str(error))
 
 
@@ -84,7 +87,7 @@ def check(response: httpx.Response, endpoint: str) -> None:
     if status == 400 and param == "max_tokens" and code == "unsupported_parameter":
         raise Refused(EngineError(text), length_field="max_completion_tokens")
     if status in (400, 413, 422) and (code in CONTEXT_CODES or _speaks_of_context(message)):
-        raise Refused(_context_error(message, text))
+        raise _context_refusal(message, text)
     if status in (401, 403):
         raise Refused(EngineUnavailable(f"{text} (the key is read from TUNEFORK_API_KEY or OPENAI_API_KEY)"))
     if status == 404 or code == "insufficient_quota":
@@ -179,17 +182,21 @@ def _speaks_of_context(message: str) -> bool:
     )
 
 
-def _context_error(message: str, text: str) -> EngineError:
-    """ContextTooLong when the message tells both numbers, else the message.
+def _context_refusal(message: str, text: str) -> Refused:
+    """ContextTooLong when the message tells the numbers, or the room left where only prompt and answer together are
+    too long.
 
-    Known wordings: "maximum context length is 8192 tokens. However, ... 9000 tokens" (OpenAI, vLLM), "request (9000
-    tokens) exceeds the available context size (8192 tokens)" (llama.cpp).
+    Known wordings: "maximum context length is 8192 tokens. However, ... 9000 tokens", the same with "(8000 in the
+    messages, 1000 in the completion)" (OpenAI, vLLM), "context size (8192 tokens), prompt has 9000 tokens".
     """
-    numbers = [int(n) for n in re.findall(r"(\d+)(?: \w+)? tokens|length (?:is|of) (\d+)", message) for n in n if n]
-    if len(numbers) >= 2:
-        window, prompt = min(numbers[:2]), max(numbers[:2])
-        return ContextTooLong(prompt, window)
-    return EngineError(text)
+    numbers = [int(n) for n in re.findall(r"(\d+)(?: \w+)? tokens", message)]
+    if len(numbers) < 2:
+        return Refused(EngineError(text))
+    window, prompt = min(numbers[:2]), max(numbers[:2])
+    parts = re.search(r"(\d+) (?:tokens )?in the (?:messages|prompt|input)", message)
+    if parts and int(parts[1]) < window:
+        return Refused(EngineError(text), room=window - int(parts[1]))
+    return Refused(ContextTooLong(prompt, window))
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
@@ -173,6 +174,9 @@ class RemoteEngine:
             except wire.Refused as exc:
                 if exc.length_field and exc.length_field != self._length_field:
                     self._length_field = exc.length_field
+                    continue
+                if exc.room is not None and exc.room < request.sampling.max_tokens:
+                    request = replace(request, sampling=replace(request.sampling, max_tokens=exc.room))
                     continue
                 error, wait_s, again = exc.error, exc.retry_after_s, exc.again
             except httpx.TimeoutException as exc:

@@ -38,10 +38,13 @@ class VllmEngine:
     what it was started for.
     """
 
-    def __init__(self, folder: Path, name: str, logs: Path, *, dtype: str = "auto", max_rank: int = 0) -> None:
+    def __init__(
+        self, folder: Path, name: str, logs: Path, *, dtype: str = "auto", max_rank: int = 0, compiled: bool = True
+    ) -> None:
         """
         Args:
             logs: folder for the server's output, one file a start.
+            compiled: False starts in seconds where compiling takes minutes, and answers more slowly.
             max_rank: largest rank of the adapters to expect; 0 when none are known.
 
         Raises:
@@ -53,6 +56,7 @@ class VllmEngine:
         self._name = name
         self._logs = logs
         self._dtype = dtype
+        self._compiled = compiled
         self._rank = servable_rank(max_rank)
         self._tokens = ChatTokenizer(folder)
         self._ends = sorted(self._tokens.end_ids | generation_ends(folder))
@@ -233,6 +237,8 @@ class VllmEngine:
         # The model's own generation_config may set penalties and top_k; requests say how to decode, on every engine.
         arguments = ["--model", str(self._folder), "--served-model-name", self._name, "--generation-config", "vllm"]
         arguments += ["--dtype", self._dtype]
+        if not self._compiled:
+            arguments.append("--enforce-eager")
         if self._rank:
             arguments += ["--enable-lora", "--max-lora-rank", str(self._rank), "--max-loras", str(MAX_ADAPTERS)]
         return arguments

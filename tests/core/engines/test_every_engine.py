@@ -64,7 +64,9 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     except MissingExtra:
         pytest.skip("vllm is not installed (TUNEFORK_VLLM_PYTHON may name an environment that has it)")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    child = VllmEngine(folder, "smollm2-135m-instruct", tmp_path_factory.mktemp("logs"), dtype="float32")
+    child = VllmEngine(
+        folder, "smollm2-135m-instruct", tmp_path_factory.mktemp("logs"), dtype="float32", compiled=False
+    )
     yield child
     child.close()
 
