@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from advisor.outcomes import CORRECT, REFUSED, WRONG, OutcomeTable, Totals
 from core.stats import (
@@ -206,7 +207,7 @@ def doubt(table: OutcomeTable, a: Side, b: Side, measure: Measure = "correct") -
     spread = TYPICAL_GAIN**2 / error**2
     z2 = (found.gain.value / error) ** 2
     log_odds = 0.5 * np.log1p(spread) - 0.5 * z2 * spread / (1 + spread)
-    return float(1 / (1 + np.exp(-log_odds)))
+    return float(expit(log_odds))
 
 
 class Draws(NamedTuple):

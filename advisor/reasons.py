@@ -55,9 +55,12 @@ def reasons(
     if route == "base":
         out.append("The base meets the target and no remedy shows a gain worth its cost.")
     if route == "undecided":
-        out.append(
-            f"Undecided: no remedy is shown to gain, and not all are ruled out; leading is {leading} at {shares[leading]:.0%}."
+        found_leading = (
+            f"leading is {leading} at {shares[leading]:.0%}"
+            if shares[leading] > shares["undecided"]
+            else "these arms alone cannot tell which route is right, however many items they answer"
         )
+        out.append(f"Undecided: no remedy is shown to gain, and not all are ruled out; {found_leading}.")
     if case.gates:
         out.append(_what_n_shows(case))
     told = {(c.arm, c.against, c.measure) for c in decisive}

@@ -142,12 +142,16 @@ def _pieces(document: Document, tokens: _Tokens, budget: int) -> Iterator[_Piece
 
 _LEVELS = (
     re.compile(r"\n[^\S\n]*\n\s*"),
+    re.compile(r"(?<=\w\w[.!?])[\"')\]]*\s+(?![a-z])|(?<=[。！？])"),
     re.compile(r"\n"),
-    re.compile(r"(?<=[.!?;])[\"')\]]*\s+|(?<=[。！？；])"),
-    re.compile(r"(?<=,)\s+|(?<=[，、])"),
+    re.compile(r"(?<=[,;:])\s+|(?<=[，；、])"),
     re.compile(r"\s+"),
 )
-"""Where to cut, best place first: paragraphs, lines, sentences, clauses, words."""
+"""Where to cut, best place first: paragraphs, sentences, lines, clauses, words.
+
+Sentences before lines, since text from PDFs and mail is wrapped at any word; where lines mean something (lists,
+tables, code), they seldom hold several sentences.
+"""
 
 
 def _split(text: str, start: int, end: int, tokens: _Tokens, budget: int, level: int = 0) -> list[tuple[int, int]]:

@@ -93,8 +93,12 @@ def scores(ranking: Sequence[str], judged: Mapping[str, int]) -> dict[str, float
 
 
 def _documents(sources: Sequence[Source]) -> tuple[str, ...]:
-    """Document ids in the order of their best passage."""
-    return tuple(dict.fromkeys(source.document_id for source in sources))
+    """Document ids in the order of their best passage; documents of one text right after each other."""
+    ids: dict[str, None] = {}
+    for source in sources:
+        twins = str(source.metadata.get("also_in", ""))
+        ids.update(dict.fromkeys([source.document_id, *filter(None, twins.split("\n"))]))
+    return tuple(ids)
 
 
 def _latency_ms(search: Search, texts: Sequence[str]) -> tuple[float, float]:

@@ -33,7 +33,7 @@ from rag.documents import Found, Left, Search, find_files
 from rag.embedding import Encoder, Vectors, fingerprint, load_encoder
 from rag.lexical import build_lexical, guess_language
 from rag.origin import (
-    CHUNKER_VERSION,
+    INDEX_VERSION,
     FileRecord,
     Origin,
     content_hash,
@@ -278,7 +278,7 @@ def _build(
         origin = Origin(
             tunefork_version=tunefork_version(),
             reader_version=READER_VERSION,
-            chunker_version=CHUNKER_VERSION,
+            index_version=INDEX_VERSION,
             embedding_model=encoder.name,
             embedding_fingerprint=encoder.fingerprint,
             dimensions=encoder.dimensions,

@@ -54,7 +54,7 @@ def text_node(entry: Entry, row: PassageRow, number: int) -> Any:
         "file": entry.file,
         "start": row["start"],
         "end": row["end"],
-        "row": number,
+        "chunk": f"{entry.id}#{row['number']}",
     }
     if row["headings"]:
         values["headings"] = " > ".join(row["headings"])
@@ -64,7 +64,7 @@ def text_node(entry: Entry, row: PassageRow, number: int) -> Any:
         values["context"] = row["context"]
     others = [name for name in values if name != "context"]
     return TextNode(
-        id_=f"{entry.id}#{row['number']}",
+        id_=str(number),
         text=row["text"],
         metadata=values,
         metadata_template="{value}",

@@ -14,8 +14,8 @@ from core.errors import ArtifactError
 from core.files import read_json, write_json
 from rag.readers import VERSION as READER_VERSION
 
-CHUNKER_VERSION = 1
-"""Raise it when the chunker cuts the same text otherwise, or words are indexed otherwise."""
+INDEX_VERSION = 2
+"""Raise it when chunks are cut, words indexed or vectors stored otherwise: older indexes are then made anew."""
 
 
 class FileRecord(BaseModel):
@@ -38,7 +38,7 @@ class Origin(BaseModel):
     schema_version: Literal[1] = 1
     tunefork_version: str
     reader_version: int
-    chunker_version: int
+    index_version: int
     embedding_model: str
     embedding_fingerprint: str
     dimensions: int
@@ -80,8 +80,8 @@ def load_origin(folder: Path) -> Origin:
 
 def made_alike(origin: Origin, fingerprint: str) -> bool:
     """Whether this Tunefork with the model of `fingerprint` would make the same passages from the same files."""
-    return (origin.reader_version, origin.chunker_version, origin.embedding_fingerprint) == (
+    return (origin.reader_version, origin.index_version, origin.embedding_fingerprint) == (
         READER_VERSION,
-        CHUNKER_VERSION,
+        INDEX_VERSION,
         fingerprint,
     )

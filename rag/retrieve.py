@@ -17,7 +17,7 @@ from rag.embedding import Encoder, Vectors, load_encoder
 from rag.fusion import Hits, dense_weight, fused
 from rag.ingest import version_lock
 from rag.lexical import Lexical, best
-from rag.origin import Origin, load_origin
+from rag.origin import INDEX_VERSION, Origin, load_origin
 from rag.passages import WHOLE_TOKENS, Passages, joined, source
 from rag.store import Store, open_store
 from rag.vectors import open_vectors
@@ -124,8 +124,12 @@ class Retriever:
         self.close()
 
     def _grouped(self, hits: Hits, cosines: Mapping[int, float], top_k: int) -> list[Source]:
-        """Chunks to passages: those of a short document become the document, at its best chunk's place."""
-        sources: list[Source] = []
+        """Chunks to passages: those of a short document become the document, at its best chunk's place.
+
+        Of passages with the same text (one page under two names) the first stands for all; the others' document ids
+        are in its metadata, `also_in`, one a line.
+        """
+        sources: dict[str, Source] = {}
         seen: set[int] = set()
         for row, score in zip(*hits, strict=True):
             number = self._passages.entry_of(row)
@@ -137,10 +141,18 @@ class Retriever:
                 parts = self._passages.rows_of(entry)
             else:
                 parts = [self._passages.row(row)]
-            sources.append(source(entry, parts, len(sources) + 1, score, cosines.get(row)))
+            found = source(entry, parts, len(sources) + 1, score, cosines.get(row))
+            same = sources.get(found.text)
+            if same is not None:
+                if same.document_id != entry.id:
+                    others = str(same.metadata.get("also_in", "")).split("\n")
+                    same.metadata["also_in"] = "\n".join(dict.fromkeys([*filter(None, others), entry.id]))
+                continue
             if len(sources) == top_k:
+                # Equal texts have equal scores and follow each other: none of those kept has another twin.
                 break
-        return sources
+            sources[found.text] = found
+        return list(sources.values())
 
     def _document(self, id: str, number: int, text: str | None, top_k: int) -> Source:
         entry = self._passages.find(id)
@@ -190,6 +202,11 @@ def _open(folder: UseCaseFolder, version: Path, settings: UseCase, encoder: Enco
         raise ArtifactError(
             f"the index of {folder.name!r} was made with the embedding model {origin.embedding_model!r}, the use case"
             f" declares {settings.embedding_model!r}; run `tunefork ingest {folder.name}` to make it anew"
+        )
+    if origin.index_version != INDEX_VERSION:
+        raise ArtifactError(
+            f"the index of {folder.name!r} was made by Tunefork {origin.tunefork_version} in another layout;"
+            f" run `tunefork ingest {folder.name}` to make it anew"
         )
     store = open_store(version / "chroma", version_lock(version), f"the index of {folder.name!r}")
     try:

@@ -12,7 +12,7 @@ from rag.documents import FORMATS, Document, Found
 if TYPE_CHECKING:
     from rag.readers.contained import Parser
 
-VERSION = 1
+VERSION = 2
 """Raise it when a reader gives other text for the same file: unchanged files are then read anew."""
 
 

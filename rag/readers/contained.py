@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -48,7 +49,7 @@ class Parser:
         child = self._child if self._child is not None and self._child.poll() is None else self._start()
         assert child.stdin is not None
         assert child.stdout is not None
-        request = json.dumps({"kind": kind, "path": str(path), "id": id}).encode()
+        request = json.dumps({"kind": kind, "path": str(path), "id": id, "limit_s": self._time_limit_s}).encode()
         try:
             child.stdin.write(len(request).to_bytes(8, "big") + request)
             child.stdin.flush()
@@ -130,6 +131,8 @@ def _serve() -> None:
         request = json.loads(stdin.read(int.from_bytes(head, "big")))
         path = Path(request["path"])
         answer: dict[str, Any]
+        # Should the parent be killed meanwhile, the kernel still ends a parser that hangs.
+        signal.alarm(int(request["limit_s"]) + 10)
         try:
             answer = {"documents": [asdict(one) for one in parse(request["kind"], path, request["id"])]}
         except DataError as exc:
@@ -139,6 +142,7 @@ def _serve() -> None:
             answer = {"error": "needs too much memory to read; left out", "line": None}
         except Exception as exc:  # noqa: BLE001 - third-party parsers fail in any way; the parent must hear of it
             answer = {"error": f"cannot be read ({type(exc).__name__}: {exc})", "line": None}
+        signal.alarm(0)
         # Lone surrogates (garbled PDFs have them) are no characters and no UTF-8.
         data = json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")
         stdout.write(len(data).to_bytes(8, "big") + data)

@@ -24,11 +24,15 @@ class Outline:
     def heading(self, level: int, text: str) -> None:
         """A heading of `level` (1 is outermost); it ends the sections of that level and deeper."""
         text = " ".join(text.split())
-        if not text:
-            return
+        if text:
+            self.enter(level, text)
+            self.block(text)
+
+    def enter(self, level: int, text: str) -> None:
+        """What follows stands under a heading that is in the text already, or nowhere in it."""
+        text = " ".join(text.split())
         self._cut()
         self._path = [(above, name) for above, name in self._path if above < level] + [(level, text)]
-        self.block(text)
 
     def page(self, number: int) -> None:
         """What follows stands on page `number`."""

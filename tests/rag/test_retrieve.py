@@ -102,6 +102,26 @@ def test_a_second_process_is_told_who_holds_the_index(retriever: Retriever, inde
     assert f"Locked: the index of 'facts' is in use by another process (pid {os.getpid()})" in result.stderr
 
 
+def test_one_text_under_two_names_is_shown_once_and_found_under_both(
+    tmp_path: Path, workspace: Workspace, ingest_into: Ingest
+) -> None:
+    from core.rows import Row
+    from core.types import Message
+    from rag.evaluate import evaluate
+
+    rows = {**PASSAGES, "tea2": PASSAGES["tea"], "tea3": PASSAGES["tea"]}
+    ingest_into("docs", write_corpus(tmp_path / "c.jsonl", rows))
+    folder = workspace.use_case("docs")
+    with open_retriever(folder, folder.settings(), workspace) as retriever:
+        for top_k in (1, 4):
+            (sources,) = retriever.search(["How long should green tea steep?"], top_k)
+            assert len(sources) == top_k == len({source.text for source in sources})
+            assert (sources[0].document_id, sources[0].metadata["also_in"]) == ("tea", "tea2\ntea3")
+        row = Row("1", (Message("user", "How long should green tea steep?"),), ("2",), ("tea3",))
+        ranking = evaluate(retriever.search, retriever.document_ids, [row], None).queries[0].ranking
+    assert ranking[:3] == ("tea", "tea2", "tea3")
+
+
 def test_a_use_case_without_documents_says_how_to_add_them(workspace: Workspace, encoder_folder: Path) -> None:
     folder, settings = workspace.declare("empty", {})
     with pytest.raises(DataError, match="run: tunefork ingest empty PATH"):

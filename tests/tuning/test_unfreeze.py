@@ -38,7 +38,7 @@ def test_only_the_top_layers_learn(unfrozen: Unfrozen, encoder_folder: Path) -> 
 
 def test_the_gain_is_on_rows_that_were_held_out(unfrozen: Unfrozen) -> None:
     frozen, trained = unfrozen.stages
-    assert (trained.correct, -trained.loss) > (frozen.correct, -frozen.loss)
+    assert trained.loss < frozen.loss
     assert unfrozen.dev_rows == 6
 
 
