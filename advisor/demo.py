@@ -171,13 +171,16 @@ def _ask(
 
 def _right(url: str, model: str, rows: Sequence[Row], materials: Materials) -> list[bool]:
     """Whether `model` answers each row right, asked through the openai client."""
-    from openai import OpenAI
+    from openai import APIError, OpenAI
 
     client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=2)
 
     def ask(row: Row) -> bool:
         messages: Any = [{"role": m.role, "content": m.content} for m in row.messages]
-        choice = client.chat.completions.create(model=model, messages=messages).choices[0]
+        try:
+            choice = client.chat.completions.create(model=model, messages=messages).choices[0]
+        except APIError as exc:
+            raise EngineUnavailable(f"the demo stopped: asking {model!r} failed: {exc}") from exc
         reason = "length" if choice.finish_reason == "length" else "stop"
         scored = outcome(choice.message.content or "", row, materials.scorer, materials.form, reason)  # type: ignore[arg-type]
         advance(1)

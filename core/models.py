@@ -14,6 +14,7 @@ from pathlib import Path
 from core.errors import ArtifactError, ConfigError, EngineUnavailable, UnknownName
 from core.files import read_json, staged_folder, write_json
 from core.locks import hold
+from core.progress import say
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,10 @@ def _converted(known: Starter, weights: Path, models: Path) -> Path:
 def _convert_gguf(weights: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    say(f"converting {weights.name} once (about 20 s)")
+    logging.set_verbosity_error()
     source = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)

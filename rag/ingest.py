@@ -239,7 +239,7 @@ def _build(
     # The stack closes first: Chroma lets go of its files before the folder is renamed.
     with folder.index.build() as staging, ExitStack() as stack:
         from rag.nodes import pipeline, text_node
-        from rag.store import create_store
+        from rag.store import create_store, storing
 
         store = stack.enter_context(create_store(staging / "chroma"))
         writer = stack.enter_context(PassageWriter(staging))
@@ -261,10 +261,12 @@ def _build(
                 writer.add(entry, rows)
                 tick(1)
                 if len(window) >= WINDOW:
-                    pipe.run(nodes=window)
+                    with storing(staging):
+                        pipe.run(nodes=window)
                     window = []
             if window:
-                pipe.run(nodes=window)
+                with storing(staging):
+                    pipe.run(nodes=window)
         if not writer.rows:
             raise DataError(_nothing(texts.records))
         stored = store.count()

@@ -7,8 +7,12 @@ builds a new version and drops the old folder whole.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from errno import ENOSPC
+from os import strerror
 from pathlib import Path
+from shutil import disk_usage
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +28,8 @@ EF = 200
 
 _QUERY_RESULTS = 10_000
 """Results of one call to Chroma: it binds each as an SQL variable, and SQLite takes 32,766."""
+
+_FULL_BYTES = 8 * 2**20
 
 
 class Store:
@@ -75,6 +81,24 @@ class Store:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Chroma's failures in writing below `folder`, in our words.
+
+    Raises:
+        OSError: (ENOSPC) the disk is full; Chroma itself says so in many ways, or not at all.
+        ArtifactError: anything else.
+    """
+    from chromadb.errors import ChromaError
+
+    try:
+        yield
+    except ChromaError as exc:
+        if disk_usage(folder).free < _FULL_BYTES:
+            raise OSError(ENOSPC, strerror(ENOSPC), str(folder)) from exc
+        raise ArtifactError(f"Chroma cannot store the passages ({exc}); the index in force stays as it was") from exc
 
 
 def create_store(folder: Path) -> Store:

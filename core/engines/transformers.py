@@ -26,7 +26,7 @@ MAX_ROWS = 64
 PREFILL_TOKENS = 2048
 """Prompt tokens taken in between two decode steps."""
 
-CACHE_BYTES_CPU = 1 << 30
+CACHE_BYTES_CPU = 1 << 29
 """Keys and values of the running batch on a CPU; a graphics card gives half of what the weights leave free."""
 
 
