@@ -16,6 +16,7 @@ from advisor.passages import OraclePassages, Retrieves, numbered, oracle_passage
 from advisor.pilots import Pilot, head_pilot, lora_pilot
 from core.engines.base import Engine, Result
 from core.engines.prompted import PromptedEngine
+from core.memory import give_back
 from core.prompts import Demonstration, grounded
 from core.rows import Row
 from core.settings import UseCase
@@ -90,6 +91,7 @@ def run_arm(bench: Bench, arm: str) -> ArmRun:
     finally:
         if asked.engine is not bench.engine:
             asked.engine.close()
+        give_back()
     return ArmRun(arm, answers.results, asked.requests, answers.elapsed_s, answers.cached, asked.build_s)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.files import read_json, sha256_text
+from core.memory import give_back
 from core.rows import Row
 from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
@@ -47,6 +48,7 @@ def lora_pilot(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, r
     if not (target / "origin.json").exists():
         recipe = LoraRecipe(seed=settings.seed, max_seconds=PILOT_SECONDS)
         train_lora(target, settings, workspace, chosen, recipe, source=settings.train)
+        give_back()
     return Pilot("lora", target, len(chosen), identity, _train_s(target))
 
 

@@ -34,19 +34,22 @@ from core.rows import Row, read_rows
 from core.settings import UseCase
 from core.stats import wilson
 from core.workspace import Workspace
-from tuning.recipe import HeadRecipe, LoraRecipe
+from tuning.recipe import HeadRecipe, LoraRecipe, SettledLora, settle
 
 RESULTS = Path(__file__).parent / "results" / "tuning.json"
 MODELS = Path(__file__).resolve().parent.parent / ".cache" / "models"
 PILOT_ROWS, TEST_ROWS = 200, 300
 CURVE = (50, 100, 200, 500, 1000)
 PLAIN_BATCH = 8
+HIDDEN = 576
+"""Of the starter model."""
 
 
 def lora(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
     """Pilot-size LoRA: ours and the plain loop, speed and held-out score at equal rows."""
     import torch
 
+    from tuning.batches import shared_prefix
     from tuning.examples import TrainingTokenizer, make_example
     from tuning.forward import SupervisedModel
     from tuning.lora import evaluate, train_adapter
@@ -59,13 +62,15 @@ def lora(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
     pad = tokenizer.end_of_turn
 
     def score(model: Any) -> dict[str, Any]:
-        loss, exact = evaluate(SupervisedModel(model.get_base_model(), (), pad), held_out, 2048)
+        loss, exact = evaluate(
+            SupervisedModel(model.get_base_model(), held_out[0].ids[: shared_prefix(held_out)]), held_out, 512
+        )
         return {"loss": loss, "accuracy": asdict(wilson(round(exact * TEST_ROWS), TEST_ROWS))}
 
-    recipe = LoraRecipe(seed=seed)
+    recipe = settle(LoraRecipe(seed=seed), len(examples), HIDDEN)
     with tempfile.TemporaryDirectory() as state:
         start = time.perf_counter()
-        ours = train_adapter(base, examples, [], recipe, Path(state), pad)
+        ours = train_adapter(base, examples, [], recipe, Path(state))
         wall = time.perf_counter() - start
         speeds = [json.loads(line)["tokens_per_s"] for line in (Path(state) / "metrics.jsonl").read_text().splitlines()]
     found = {
@@ -90,7 +95,7 @@ def lora(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
     return found
 
 
-def _plain_loop(base: Path, examples: list[Any], recipe: LoraRecipe, pad: int) -> tuple[Any, dict[str, Any]]:
+def _plain_loop(base: Path, examples: list[Any], recipe: SettledLora, pad: int) -> tuple[Any, dict[str, Any]]:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
@@ -173,6 +178,7 @@ def unfreeze(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
 
 def curve(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
     """Both methods at growing numbers of rows, drawn at random; each set holds the ones before it."""
+    from tuning.batches import shared_prefix
     from tuning.examples import TrainingTokenizer, make_example
     from tuning.forward import SupervisedModel
     from tuning.lora import evaluate, train_adapter
@@ -187,10 +193,10 @@ def curve(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
         examples = [make_example(row, tokenizer, "") for row in order[:n]]
         with tempfile.TemporaryDirectory() as state:
             start = time.perf_counter()
-            model = train_adapter(base, examples, [], LoraRecipe(seed=seed), Path(state), tokenizer.end_of_turn).model
+            model = train_adapter(base, examples, [], settle(LoraRecipe(seed=seed), n, HIDDEN), Path(state)).model
             wall = time.perf_counter() - start
-        supervised = SupervisedModel(model.get_base_model(), (), tokenizer.end_of_turn)
-        _, exact = evaluate(supervised, held_out, 2048)
+        supervised = SupervisedModel(model.get_base_model(), held_out[0].ids[: shared_prefix(held_out)])
+        _, exact = evaluate(supervised, held_out, 512)
         found["lora"][str(n)] = {"wall_s": wall, "accuracy": asdict(wilson(round(exact * TEST_ROWS), TEST_ROWS))}
     return found
 

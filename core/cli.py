@@ -50,6 +50,10 @@ class _LazyGroup(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
+        if not ctx.resilient_parsing:
+            from core.memory import one_arena
+
+            one_arena()
         command = import_module(entry.module).command
         assert isinstance(command, click.Command)
         return command

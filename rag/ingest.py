@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from core.errors import ArtifactError, DataError, Locked
 from core.files import read_json, sha256_file, write_json
@@ -77,11 +78,16 @@ class IngestReport:
     seconds: float
 
 
-def ingest(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, paths: Sequence[Path]) -> IngestReport:
+def ingest(
+    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, paths: Sequence[Path], *, rebuild: bool = False
+) -> IngestReport:
     """Make the use case's index hold exactly the documents under `paths`, and put it in force.
 
     One unreadable file never stops the rest: it is named in the report. The index in force stays as it is until the
     new one is whole, and for good when this raises.
+
+    Args:
+        rebuild: read and embed everything, whatever the index in force holds.
 
     Raises:
         DataError: a path does not exist, or not one document could be read.
@@ -95,7 +101,7 @@ def ingest(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, paths
         config = {"kind": "ingest", "settings": settings.model_dump(mode="json"), "paths": [str(p) for p in paths]}
         run = folder.new_run("ingest")
         with job(run, config):
-            report = _ingest(folder, settings, workspace, search, start)
+            report = _ingest(folder, settings, workspace, search, rebuild, start)
             write_json(run / "report.json", report_json(report))
     return report
 
@@ -109,17 +115,16 @@ def report_json(report: IngestReport) -> dict[str, Any]:
 
 
 def _ingest(
-    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, search: Search, start: float
+    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, search: Search, rebuild: bool, start: float
 ) -> IngestReport:
     model = local_folder(settings.embedding_model, workspace.models)
-    before = _Before.load(folder, fingerprint(model))
+    before = None if rebuild else _Before.load(folder, fingerprint(model))
     with Parser() as parser:
         plan = [_planned(found, before, parser) for found in search.files]
         records = [one.record for one in plan]
-        active = folder.index.active()
-        if before is not None and active is not None and before.holds(records):
+        if before is not None and before.holds(records):
             origin = before.origin
-            version, changed, embedded, reused = active.name, False, 0, origin.passages
+            version, changed, embedded, reused = before.folder.name, False, 0, origin.passages
         else:
             encoder = load_encoder(settings.embedding_model, workspace.models)
             built = _build(folder, encoder, plan, before, parser)
@@ -168,10 +173,13 @@ class _Before:
             if not made_alike(origin, model):
                 return None
             files = [FileRecord.model_validate(one) for one in read_json(active / "files.json")]
-            return cls(origin, {one.id: one for one in files}, Passages(active), active)
-        except (ArtifactError, FileNotFoundError):
-            # Damaged: built anew from the documents, which is what the message of its opener asks for.
+            passages = Passages(active)
+        except (ArtifactError, FileNotFoundError, ValidationError):
+            return None  # damaged: built anew from the documents
+        if (len(passages), len(passages.entries)) != (origin.passages, origin.documents):
+            passages.close()
             return None
+        return cls(origin, {one.id: one for one in files}, passages, active)
 
     def holds(self, records: Sequence[FileRecord]) -> bool:
         """Whether the files are the same and in the same state, byte for byte."""

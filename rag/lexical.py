@@ -114,7 +114,7 @@ class Lexical:
             self._words = Words(meta["language"])
             self._index: Any = bm25s.BM25.load(str(folder), mmap=True, show_progress=False)
         except (OSError, ValueError, KeyError) as exc:
-            raise ArtifactError(f"{folder}: damaged index ({exc}); run `tunefork ingest` again") from exc
+            raise ArtifactError(f"{folder}: the word index cannot be read ({exc})") from exc
         self._vocabulary: dict[str, int] = self._index.vocab_dict
         self.rows = int(self._index.scores["num_docs"])
         frequency = np.diff(np.asarray(self._index.scores["indptr"]))

@@ -71,11 +71,11 @@ def load_origin(folder: Path) -> Origin:
     try:
         return Origin.model_validate(read_json(folder / "origin.json"))
     except FileNotFoundError as exc:
-        raise ArtifactError(f"{folder}: not an index (no origin.json); run `tunefork ingest` again") from exc
+        raise ArtifactError(f"{folder}: not an index (no origin.json)") from exc
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{folder}/origin.json: {where}: {first['msg']}; run `tunefork ingest` again") from exc
+        raise ArtifactError(f"{folder}/origin.json: {where}: {first['msg']}") from exc
 
 
 def made_alike(origin: Origin, fingerprint: str) -> bool:

@@ -124,7 +124,7 @@ class Passages:
             lines = (folder / "documents.jsonl").read_bytes().split(b"\n")[:-1]
             self.entries = [Entry(**json.loads(line)) for line in lines]
         except (OSError, ValueError, TypeError) as exc:
-            raise ArtifactError(f"{folder}: damaged index ({exc}); run `tunefork ingest` again") from exc
+            raise ArtifactError(f"{folder}: the passages cannot be read ({exc})") from exc
         self._offsets = _line_starts(self._map)
         self._by_id = {entry.id: number for number, entry in enumerate(self.entries)}
         firsts = np.array([entry.first for entry in self.entries], np.int64)

@@ -40,6 +40,7 @@ class Retriever:
         passages: Passages,
         store: Store,
         lexical: Lexical,
+        vectors: Vectors,
     ) -> None:
         self._folder = folder
         self._version = version
@@ -47,7 +48,7 @@ class Retriever:
         self._passages = passages
         self._store = store
         self._lexical = lexical
-        self._vectors = open_vectors(version, encoder.dimensions)
+        self._vectors = vectors
         self._weight = dense_weight(encoder.languages, origin.language)
         self.origin = origin
         """What the index was made from and with."""
@@ -181,7 +182,7 @@ def open_retriever(folder: UseCaseFolder, settings: UseCase, workspace: Workspac
     Raises:
         DataError: the use case has no index yet; says how to make one.
         Locked: another process (a server, say) has the index open.
-        ArtifactError: it was made with another embedding model, or is damaged.
+        ArtifactError: it was made with another embedding model, or is damaged; says how to make it anew.
     """
     encoder = load_encoder(settings.embedding_model, workspace.models)
     while True:
@@ -190,10 +191,10 @@ def open_retriever(folder: UseCaseFolder, settings: UseCase, workspace: Workspac
             raise DataError(f"use case {folder.name!r} has no documents yet; run: tunefork ingest {folder.name} PATH")
         try:
             return _open(folder, version, settings, encoder)
-        except ArtifactError:
+        except ArtifactError as exc:
             # An ingest may have put another version in force and dropped this one just now.
             if folder.index.active() == version:
-                raise
+                raise ArtifactError(f"{exc}; run `tunefork ingest {folder.name} --rebuild` to make it anew") from exc
 
 
 def _open(folder: UseCaseFolder, version: Path, settings: UseCase, encoder: Encoder) -> Retriever:
@@ -201,23 +202,26 @@ def _open(folder: UseCaseFolder, version: Path, settings: UseCase, encoder: Enco
     if origin.embedding_fingerprint != encoder.fingerprint:
         raise ArtifactError(
             f"the index of {folder.name!r} was made with the embedding model {origin.embedding_model!r}, the use case"
-            f" declares {settings.embedding_model!r}; run `tunefork ingest {folder.name}` to make it anew"
+            f" declares {settings.embedding_model!r}"
         )
     if origin.index_version != INDEX_VERSION:
         raise ArtifactError(
-            f"the index of {folder.name!r} was made by Tunefork {origin.tunefork_version} in another layout;"
-            f" run `tunefork ingest {folder.name}` to make it anew"
+            f"the index of {folder.name!r} was made by Tunefork {origin.tunefork_version} in another layout"
         )
     store = open_store(version / "chroma", version_lock(version), f"the index of {folder.name!r}")
     try:
         passages = Passages(version)
-        if not store.count() == len(passages) == origin.passages:
-            raise ArtifactError(
-                f"{version}: damaged ({store.count()} vectors, {len(passages)} passages, {origin.passages} expected);"
-                " run `tunefork ingest` again"
-            )
         lexical = Lexical(version / "words")
+        vectors = open_vectors(version, encoder.dimensions)
+        counts = (store.count(), len(vectors), lexical.rows, len(passages))
+        if set(counts) != {origin.passages} or len(passages.entries) != origin.documents:
+            raise ArtifactError(
+                f"{version}: damaged: {counts} vectors, vectors, words and passages of {len(passages.entries)} documents"
+                f" where {origin.passages} of {origin.documents} are expected"
+            )
+        # A first search shows what is broken below the counts, and warms up.
+        store.search(vectors[:1], 1)
     except BaseException:
         store.close()
         raise
-    return Retriever(folder, version, origin, encoder, passages, store, lexical)
+    return Retriever(folder, version, origin, encoder, passages, store, lexical, vectors)

@@ -62,8 +62,13 @@ class Store:
         return [hits for at in range(0, len(vectors), batch) for hits in self._nearest(vectors[at : at + batch], k)]
 
     def _nearest(self, vectors: Vectors, k: int) -> list[Hits]:
+        from chromadb.errors import ChromaError
+
         # A node's id is its row: fetching metadata would take ten times as long as the search.
-        found = self._collection.query(query_embeddings=vectors, n_results=k, include=["distances"])
+        try:
+            found = self._collection.query(query_embeddings=vectors, n_results=k, include=["distances"])
+        except ChromaError as exc:
+            raise ArtifactError(f"Chroma cannot search the index: it is damaged ({exc})") from exc
         return [
             Hits([int(id) for id in ids], [1.0 - float(d) for d in distances])
             for ids, distances in zip(found["ids"], found["distances"], strict=True)
@@ -128,7 +133,7 @@ def open_store(folder: Path, lock: Path, what: str) -> Store:
     held.enter_context(hold(lock, what))
     try:
         if not (folder / "chroma.sqlite3").is_file():
-            raise ArtifactError(f"{folder}: the index is damaged (no collection); run `tunefork ingest` again")
+            raise ArtifactError(f"{folder}: there is no collection")
         client = _client(folder)
         held.callback(client.close)
         collection = client.get_collection(COLLECTION, embedding_function=None)
@@ -137,9 +142,8 @@ def open_store(folder: Path, lock: Path, what: str) -> Store:
         raise
     except Exception as exc:
         held.close()
-        raise ArtifactError(
-            f"{folder}: Chroma cannot open the index ({type(exc).__name__}: {exc}); run `tunefork ingest` again"
-        ) from exc
+        # Chroma meets a damaged store with whatever error the damage leads to.
+        raise ArtifactError(f"{folder}: Chroma cannot open it ({type(exc).__name__}: {exc})") from exc
     return Store(client, collection, held)
 
 

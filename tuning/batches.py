@@ -1,4 +1,4 @@
-"""Rows into steps, and steps into forward passes with little padding."""
+"""Rows into steps, and steps into forward passes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from tuning.examples import Example
 
 Step = tuple[tuple[int, ...], ...]
 """The forward passes of one optimizer step; each holds indices of examples."""
-
-_POOL = 32
-"""Steps whose rows are sorted together: wide enough that lengths meet, narrow enough that an epoch stays shuffled."""
 
 
 def shared_prefix(examples: Sequence[Example]) -> int:
@@ -30,30 +27,26 @@ def shared_prefix(examples: Sequence[Example]) -> int:
 
 
 def plan_epoch(lengths: Sequence[int], batch_rows: int, batch_tokens: int, seed: int, epoch: int) -> list[Step]:
-    """The steps of one epoch: every row once, rows of like length together, in an order fixed by `seed` and `epoch`.
+    """The steps of one epoch: every row once, in an order fixed by `seed` and `epoch`.
 
     Args:
-        lengths: tokens of each example that its forward pass computes.
+        lengths: tokens that each example adds to a forward pass.
         batch_rows: rows a step; the last step may have fewer.
-        batch_tokens: most tokens of one forward pass, padding counted; a row longer than that has one for itself.
+        batch_tokens: see `split`.
     """
-    rng = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
-    rng.shuffle(order)
-    steps = []
-    for start in range(0, len(order), _POOL * batch_rows):
-        pool = sorted(order[start : start + _POOL * batch_rows], key=lambda i: lengths[i])
-        steps += [pool[i : i + batch_rows] for i in range(0, len(pool), batch_rows)]
-    rng.shuffle(steps)
-    return [split(step, lengths, batch_tokens) for step in steps]
+    order = random.Random(f"{seed}/{epoch}").sample(range(len(lengths)), len(lengths))
+    return [split(order[i : i + batch_rows], lengths, batch_tokens) for i in range(0, len(order), batch_rows)]
 
 
 def split(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Step:
-    """`rows`, sorted by length, cut where the next row would not fit."""
-    parts: list[list[int]] = []
-    for row in sorted(rows, key=lambda i: lengths[i]):
-        if parts and lengths[row] * (len(parts[-1]) + 1) <= batch_tokens:
-            parts[-1].append(row)
+    """`rows` in their order, cut where the next one would take a pass over `batch_tokens`; a longer row stands alone."""
+    passes: list[list[int]] = []
+    filled = 0
+    for row in rows:
+        if passes and filled + lengths[row] <= batch_tokens:
+            passes[-1].append(row)
+            filled += lengths[row]
         else:
-            parts.append([row])
-    return tuple(tuple(part) for part in parts)
+            passes.append([row])
+            filled = lengths[row]
+    return tuple(tuple(rows) for rows in passes)

@@ -19,9 +19,9 @@ from tuning.checkpoint import load_checkpoint, save_checkpoint
 from tuning.device import fast_bfloat16, pick_device
 from tuning.examples import Example
 from tuning.flat import FlatWeights
-from tuning.forward import SHORT, SupervisedModel, can_share_prefix
+from tuning.forward import SupervisedModel
 from tuning.interrupt import interruptible
-from tuning.recipe import LoraRecipe
+from tuning.recipe import SettledLora
 
 EVALUATIONS = 8
 """On the dev rows, over the whole training."""
@@ -29,8 +29,12 @@ LAST_GOOD = "last_good"
 """PEFT folder, in the training's state, that a training leaves when it is stopped or fails."""
 _PROBE = 6
 """Steps after which the speed is known well enough to plan for a time limit."""
-_PREFIX_WORTH = 8
-"""Tokens from which a shared prefix is worth its own forward pass."""
+PASS_TOKENS = {"cpu": 512, "cuda": 4096}
+"""Tokens of one forward pass where the recipe leaves it open. On a CPU the products are at full speed from a few
+hundred rows on, while attention between all of a pass's tokens grows with its square."""
+SHORT = 512
+"""Up to this many tokens a pass, plain attention beats torch's blocked one on a CPU, whose backward pass is slow
+(1.35 times the tokens/s at 60 tokens, equal at 512); at 2,048 it has a third of its speed."""
 
 
 @dataclass
@@ -65,7 +69,7 @@ class Trained:
 
 
 def train_adapter(
-    base: Path, train: Sequence[Example], dev: Sequence[Example], recipe: LoraRecipe, state: Path, pad: int
+    base: Path, train: Sequence[Example], dev: Sequence[Example], recipe: SettledLora, state: Path
 ) -> Trained:
     """A LoRA adapter for the model in the folder `base`, fitted to `train`, the weights that did best on `dev`.
 
@@ -79,7 +83,8 @@ def train_adapter(
     device = pick_device(recipe.device)
     model = _model_with_adapter(base, recipe, device, longest=max(len(e.ids) for e in [*train, *dev]))
     weights = FlatWeights((p for p in model.parameters() if p.requires_grad), recipe.weight_decay)
-    losses = _supervised(model, train, dev, pad)
+    losses = _supervised(model, train, dev)
+    budget = _budget(losses, train, recipe, device)
     lengths = [len(example.ids) - losses.prefix for example in train]
 
     per_epoch = math.ceil(len(train) / recipe.batch_rows)
@@ -104,7 +109,7 @@ def train_adapter(
             start = time.perf_counter()
             if at.step // per_epoch != epoch:
                 epoch = at.step // per_epoch
-                plan = plan_epoch(lengths, recipe.batch_rows, recipe.batch_tokens, recipe.seed, epoch)
+                plan = plan_epoch(lengths, recipe.batch_rows, budget, recipe.seed, epoch)
             parts = [[train[i] for i in part] for part in plan[at.step % per_epoch]]
             torch.manual_seed(recipe.seed * 1_000_003 + at.step)
             loss, norm = _step(losses, weights, parts, _rate(at.step, at.steps, recipe), recipe)
@@ -122,7 +127,7 @@ def train_adapter(
 
             if at.stopped or _evaluates(at.step, at.steps):
                 start = time.perf_counter()
-                if _judge(losses, dev, at, recipe, state):
+                if _judge(losses, dev, at, recipe, budget, state):
                     best.copy_(weights.master)
                 at.evaluation_seconds += time.perf_counter() - start
                 at.seconds += time.perf_counter() - start
@@ -138,7 +143,7 @@ def train_adapter(
     return Trained(model, at, weights.size, len(dev), str(model.dtype).removeprefix("torch."), losses.prefix)
 
 
-def _model_with_adapter(base: Path, recipe: LoraRecipe, device: torch.device, longest: int) -> Any:
+def _model_with_adapter(base: Path, recipe: SettledLora, device: torch.device, longest: int) -> Any:
     """The base model, frozen, with a LoRA pair on every linear layer but the output layer."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -159,27 +164,30 @@ def _model_with_adapter(base: Path, recipe: LoraRecipe, device: torch.device, lo
     return model
 
 
-def _supervised(model: Any, train: Sequence[Example], dev: Sequence[Example], pad: int) -> SupervisedModel:
-    """The model, asked with a shared prefix where that is exact for it."""
-    causal = model.get_base_model()
-    whole = SupervisedModel(causal, (), pad)
-    length = shared_prefix([*train, *dev])
-    if length < _PREFIX_WORTH or not can_share_prefix(causal.config):
-        return whole
-    sharing = SupervisedModel(causal, train[0].ids[:length], pad)
-    probe = sorted(train, key=lambda e: len(e.ids))[:2]
-    with sharing.evaluating():
-        one, other = float(sharing.loss(probe).total), float(whole.loss(probe).total)
-    if not math.isclose(one, other, rel_tol=0.05):
-        say(
-            f"the shared prefix is run with every row: with this model it changes the loss ({one:.3f}, not {other:.3f})"
-        )
-        return whole
-    return sharing
+def _supervised(model: Any, train: Sequence[Example], dev: Sequence[Example]) -> SupervisedModel:
+    """The model, asked with what all rows begin with run once."""
+    return SupervisedModel(model.get_base_model(), train[0].ids[: shared_prefix([*train, *dev])])
+
+
+def _budget(losses: SupervisedModel, train: Sequence[Example], recipe: SettledLora, device: torch.device) -> int:
+    """Tokens of one forward pass beside the prefix; 1 (each row for itself) where rows cannot stand in one sequence.
+
+    That they can is tried before it is believed: two rows in one pass must have the loss of each for itself.
+    """
+    if not losses.can_pack(max(len(example.ids) for example in train)):
+        say("this model's rows are run one by one: its layers keep more than plain keys and values")
+        return 1
+    probe = sorted(train, key=lambda example: len(example.ids))[:2]
+    with losses.evaluating():
+        together, apart = float(losses.loss(probe).total), sum(float(losses.loss([e]).total) for e in probe)
+    if not math.isclose(together, apart, rel_tol=0.05):
+        say(f"this model's rows are run one by one: in one sequence their loss is {together:.3f}, not {apart:.3f}")
+        return 1
+    return recipe.batch_tokens or PASS_TOKENS[device.type]
 
 
 def _step(
-    losses: SupervisedModel, weights: FlatWeights, parts: Sequence[Sequence[Example]], rate: float, recipe: LoraRecipe
+    losses: SupervisedModel, weights: FlatWeights, parts: Sequence[Sequence[Example]], rate: float, recipe: SettledLora
 ) -> tuple[float, float]:
     """One optimizer step over the rows of `parts`; the mean loss a supervised token, and the gradient's norm."""
     tokens = sum(example.supervised for part in parts for example in part)
@@ -192,7 +200,7 @@ def _step(
     return total / tokens, weights.step(rate, recipe.max_grad_norm)
 
 
-def _rate(step: int, steps: int, recipe: LoraRecipe) -> float:
+def _rate(step: int, steps: int, recipe: SettledLora) -> float:
     """Learning rate of the 0-based `step`: linear warm-up, then linear decay to zero after the last step."""
     warm = max(1, round(recipe.warmup * steps))
     return recipe.learning_rate * min((step + 1) / warm, (steps - step) / max(1, steps - warm), 1.0)
@@ -202,12 +210,14 @@ def _evaluates(step: int, steps: int) -> bool:
     return step == steps or step % max(1, steps // EVALUATIONS) == 0
 
 
-def _judge(losses: SupervisedModel, dev: Sequence[Example], at: Progress, recipe: LoraRecipe, state: Path) -> bool:
+def _judge(
+    losses: SupervisedModel, dev: Sequence[Example], at: Progress, recipe: SettledLora, budget: int, state: Path
+) -> bool:
     """Evaluate on the dev rows; True when these weights are the best so far (always so without dev rows)."""
     if not dev:
         at.best_step = at.step
         return True
-    loss, score = evaluate(losses, dev, recipe.batch_tokens)
+    loss, score = evaluate(losses, dev, budget)
     better = (score, -loss) > (at.best_score, -at.best_loss)
     gained = score > at.best_score or loss < at.best_loss
     append_jsonl(state / "metrics.jsonl", {"step": at.step, "dev_loss": loss, "dev_score": score, "best": better})
@@ -232,7 +242,7 @@ def evaluate(losses: SupervisedModel, examples: Sequence[Example], batch_tokens:
     return sum(float(loss.total) for loss in found) / tokens, sum(loss.exact for loss in found) / len(examples)
 
 
-def _plan_for_time(at: Progress, recipe: LoraRecipe) -> None:
+def _plan_for_time(at: Progress, recipe: SettledLora) -> None:
     """Once the speed is known, plan as many steps as `max_seconds` allows; the rate then decays over those."""
     if recipe.max_seconds is None:
         return
@@ -256,7 +266,7 @@ def _keep_good(model: Any, weights: FlatWeights, best: torch.Tensor, at: Progres
         model.save_pretrained(state / LAST_GOOD, save_embedding_layers=False)
 
 
-def _not_a_number(at: Progress, recipe: LoraRecipe, state: Path) -> str:
+def _not_a_number(at: Progress, recipe: SettledLora, state: Path) -> str:
     good = f"the weights of step {at.best_step} are in {state / LAST_GOOD}" if at.best_step else "no step was evaluated"
     return (
         f"the loss is no longer a number at step {at.step + 1} of {at.steps} (learning rate {recipe.learning_rate:g});"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.errors import ConfigError, DataError
-from core.files import read_json, sha256_text
+from core.files import sha256_text
 from core.models import local_folder, remote, starter
 from core.progress import say
 from core.rows import Row
@@ -18,7 +18,7 @@ from core.settings import UseCase
 from core.workspace import Workspace
 from tuning.adapters import Origin, base_fingerprint, library_versions, now, save_origin, staged
 from tuning.checks import conflicts, conversations, dev_split, rare_labels, usable_rows
-from tuning.recipe import HeadRecipe, LoraRecipe
+from tuning.recipe import HeadRecipe, LoraRecipe, SettledLora, settle
 
 if TYPE_CHECKING:
     from tuning.unfreeze import Unfrozen
@@ -77,16 +77,18 @@ def train_lora(
     base = local_folder(settings.base_model, workspace.models)
     known = starter(settings.base_model)
     tokenizer = TrainingTokenizer(base)
-    examples = make_examples(rows, tokenizer, settings.instruction, _context(base), source, recipe.skip_long)
+    context, hidden = _shape(base)
+    examples = make_examples(rows, tokenizer, settings.instruction, context, source, recipe.skip_long)
     warnings = conflicts(rows)
     if examples.too_long:
         warnings.append(f"{len(examples.too_long)} rows are too long and were left out: {', '.join(examples.too_long)}")
     say(check_mask(examples.kept, tokenizer))
     train, dev = dev_split(examples.kept, recipe.dev_share, recipe.max_dev_rows, recipe.seed)
+    plan = settle(recipe, len(train), hidden)
 
     origin = _Origins(base, settings.instruction, sha256_text(tokenizer.template), rows_sha256(rows), source)
-    state = _home(workspace, settings) / "training" / origin.identity(recipe)
-    trained = train_adapter(base, train, dev, recipe, state, tokenizer.end_of_turn)
+    state = _home(workspace, settings) / "training" / origin.identity(plan)
+    trained = train_adapter(base, train, dev, plan, state)
     at = trained.progress
     # Of a resumed training `at.seconds` spans the earlier attempts.
     train_s = max(at.seconds, time.monotonic() - started)
@@ -106,7 +108,7 @@ def train_lora(
         trained.model.peft_config["default"].base_model_name_or_path = known.hub_id if known is not None else name
         trained.model.save_pretrained(folder, save_embedding_layers=False)
         shutil.copyfile(state / "metrics.jsonl", folder / "metrics.jsonl")
-        how = recipe.model_dump(mode="json") | {"dtype": trained.dtype, "shared_prefix": trained.prefix}
+        how = plan.model_dump(mode="json") | {"dtype": trained.dtype, "shared_prefix": trained.prefix}
         save_origin(folder, origin.make("lora", name, len(train), len(dev), how, scores, train_s))
     shutil.rmtree(state, ignore_errors=True)
     return TrainReport("lora", target, name, len(train), len(dev), train_s, scores, tuple(warnings))
@@ -192,7 +194,7 @@ class _Origins:
     data_sha256: str
     source: Path | None
 
-    def identity(self, recipe: LoraRecipe) -> str:
+    def identity(self, recipe: SettledLora) -> str:
         """Hash of all that decides what a training becomes."""
         parts = [base_fingerprint(self.base), self.instruction, self.template_sha256 or "", self.data_sha256]
         return sha256_text("\n".join([*parts, recipe.model_dump_json(exclude={"checkpoint_seconds"})]))[:16]
@@ -223,10 +225,12 @@ class _Origins:
         )
 
 
-def _context(base: Path) -> int | None:
-    """Positions the model was made for; None when its config does not say."""
-    limit = read_json(base / "config.json").get("max_position_embeddings")
-    return int(limit) if limit is not None else None
+def _shape(base: Path) -> tuple[int | None, int]:
+    """Positions the model was made for (None when its config does not say), and its hidden size."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base).get_text_config()
+    return getattr(config, "max_position_embeddings", None), int(config.hidden_size)
 
 
 def _home(workspace: Workspace, settings: UseCase) -> Path:

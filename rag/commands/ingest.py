@@ -17,8 +17,11 @@ from core.workspace import open_workspace
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--embedding-model", metavar="M", help="A starter, a folder or a hub id; remembered.")
 @click.option("--replace", is_flag=True, help="Forget the paths of earlier ingests; only these are indexed.")
+@click.option("--rebuild", is_flag=True, help="Read and embed everything anew, whatever the index holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
-def command(name: str, paths: tuple[Path, ...], embedding_model: str | None, replace: bool, as_json: bool) -> None:
+def command(
+    name: str, paths: tuple[Path, ...], embedding_model: str | None, replace: bool, rebuild: bool, as_json: bool
+) -> None:
     """Index documents for a use case: files, folders or patterns (html, pdf, md, rst, txt, docx, csv, json, jsonl,
     source code).
 
@@ -39,7 +42,7 @@ def command(name: str, paths: tuple[Path, ...], embedding_model: str | None, rep
     if not docs:
         raise DataError(f"use case {settings.name!r} has no documents yet; run: tunefork ingest {settings.name} PATH")
     folder, settings = workspace.declare(name, {"docs": tuple(docs)})
-    report = ingest(folder, settings, workspace, settings.docs)
+    report = ingest(folder, settings, workspace, settings.docs, rebuild=rebuild)
     if as_json:
         click.echo(json.dumps(report_json(report), ensure_ascii=False))
     else:

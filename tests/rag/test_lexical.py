@@ -57,8 +57,8 @@ def test_a_corpus_without_a_word_can_be_indexed(tmp_path: Path) -> None:
     assert ranking(Lexical(tmp_path), "anything") == []
 
 
-def test_a_missing_index_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="run `tunefork ingest` again"):
+def test_a_missing_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="the word index cannot be read"):
         Lexical(tmp_path)
 
 

@@ -148,25 +148,57 @@ def test_an_index_made_by_another_embedding_model_is_refused_then_made_anew(
     ingest_into("docs", corpus)
     other = other_encoder(encoder_folder, tmp_path / "other")
     folder, settings = workspace.declare("docs", {"embedding_model": str(other)})
-    with pytest.raises(ArtifactError, match="was made with the embedding model 'all-minilm-l6-v2'"):
+    with pytest.raises(
+        ArtifactError, match="was made with the embedding model 'all-minilm-l6-v2'.*run `tunefork ingest"
+    ):
         open_retriever(folder, settings, workspace)
     assert ingest(folder, settings, workspace, [corpus]).embedded == 5
     with open_retriever(folder, settings, workspace) as retriever:
         assert retriever.search(["green tea"], 1)[0][0].document_id == "tea"
 
 
-def test_a_damaged_index_is_refused_and_an_ingest_mends_it(
-    tmp_path: Path, workspace: Workspace, ingest_into: Ingest
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "passages.jsonl",
+        "documents.jsonl",
+        "vectors",
+        "words/data.csc.index.npy",
+        "chroma/chroma.sqlite3",
+        "origin.json",
+    ],
+)
+def test_a_damaged_index_is_refused_and_made_anew(
+    tmp_path: Path, workspace: Workspace, ingest_into: Ingest, part: str
 ) -> None:
+    from rag.ingest import ingest
+
     corpus = write_corpus(tmp_path / "c.jsonl")
     ingest_into("docs", corpus)
     folder = workspace.use_case("docs")
     version = folder.index.active()
     assert version is not None
-    rows = (version / "passages.jsonl").read_text().split("\n")
-    (version / "passages.jsonl").write_text("\n".join(rows[2:]))
-    with pytest.raises(ArtifactError, match="damaged"):
+    halve(version / part)
+    with pytest.raises(ArtifactError, match="run `tunefork ingest docs --rebuild` to make it anew"):
         open_retriever(folder, folder.settings(), workspace)
+    ingest(folder, folder.settings(), workspace, [corpus], rebuild=True)
+    with open_retriever(folder, folder.settings(), workspace) as retriever:
+        assert retriever.search(["green tea"], 1)[0][0].document_id == "tea"
+
+
+def test_an_index_whose_version_is_gone_is_made_anew(tmp_path: Path, workspace: Workspace, ingest_into: Ingest) -> None:
+    import shutil
+
+    corpus = write_corpus(tmp_path / "c.jsonl")
+    ingest_into("docs", corpus)
+    folder = workspace.use_case("docs")
+    shutil.rmtree(folder.index.folder / "v0001")
+    assert ingest_into("docs", corpus).changed
+    open_retriever(folder, folder.settings(), workspace).close()
 
 
 def test_an_index_is_searched_while_a_new_version_is_built_and_let_go_after(

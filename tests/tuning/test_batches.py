@@ -16,10 +16,10 @@ def test_an_epoch_sees_every_row_once(lengths: list[int], rows: int, tokens: int
     assert all(sum(len(part) for part in step) <= rows for step in steps)
 
 
-@given(lengths, st.integers(64, 2048))
+@given(lengths, st.integers(1, 2048))
 def test_a_forward_pass_keeps_to_its_token_budget(lengths: list[int], tokens: int) -> None:
-    for part in split(range(len(lengths)), lengths, tokens):
-        assert len(part) == 1 or len(part) * max(lengths[i] for i in part) <= tokens
+    for rows in split(range(len(lengths)), lengths, tokens):
+        assert len(rows) == 1 or sum(lengths[i] for i in rows) <= tokens
 
 
 def test_the_order_is_fixed_by_seed_and_epoch() -> None:
@@ -27,14 +27,6 @@ def test_the_order_is_fixed_by_seed_and_epoch() -> None:
     assert plan_epoch(lengths, 8, 512, 1, 0) == plan_epoch(lengths, 8, 512, 1, 0)
     assert plan_epoch(lengths, 8, 512, 1, 0) != plan_epoch(lengths, 8, 512, 1, 1)
     assert plan_epoch(lengths, 8, 512, 1, 0) != plan_epoch(lengths, 8, 512, 2, 0)
-
-
-def test_grouping_by_length_leaves_little_padding() -> None:
-    lengths = [10 + (i * 37) % 91 for i in range(2000)]
-    padded = sum(
-        len(part) * max(lengths[i] for i in part) for step in plan_epoch(lengths, 8, 4096, 0, 0) for part in step
-    )
-    assert padded < 1.05 * sum(lengths)
 
 
 def test_the_shared_prefix_ends_before_the_shortest_prompt_does() -> None:

@@ -12,7 +12,7 @@ from tests.tuning.conftest import row
 from tuning.batches import shared_prefix
 from tuning.examples import Example, TrainingTokenizer, make_example
 from tuning.flat import FlatWeights
-from tuning.forward import SupervisedModel, can_share_prefix
+from tuning.forward import SupervisedModel
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_loss_and_gradient_are_those_of_the_usual_forward_pass(
 ) -> None:
     prefix = examples[0].ids[: shared_prefix(examples)] if shared else ()
     assert len(prefix) > 10 or not shared
-    loss = SupervisedModel(model.get_base_model(), prefix, pad=2).loss(examples)
+    loss = SupervisedModel(model.get_base_model(), prefix).loss(examples)
     usual = _usual(model, examples)
     assert float(loss.total.detach()) == pytest.approx(float(usual.detach()), rel=1e-5)
     ours, theirs = _gradient(model, loss.total), _gradient(model, usual)
@@ -73,17 +73,43 @@ def test_exact_counts_the_answers_greedy_decoding_would_give(model: Any, example
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=4, do_sample=False, pad_token_id=2
     )
     own = Example("own", tuple(said[0].tolist()), first.prompt)
-    assert SupervisedModel(causal, (), pad=2).loss([own, first]).exact == 1
+    assert SupervisedModel(causal).loss([own, first]).exact == 1
 
 
-def test_the_starter_model_can_share_prefixes(model: Any) -> None:
-    assert can_share_prefix(model.get_base_model().config)
+def _of_kind(config: Any) -> SupervisedModel:
+    """A tiny model of random weights."""
+    from transformers import AutoModelForCausalLM
+
+    return SupervisedModel(AutoModelForCausalLM.from_config(config))
 
 
-def test_a_sliding_window_model_does_not_share_prefixes() -> None:
+def test_rows_share_a_sliding_window_that_is_wide_enough_and_no_other() -> None:
     from transformers import Gemma3TextConfig
 
-    assert not can_share_prefix(Gemma3TextConfig())
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "head_dim": 8, "vocab_size": 99}
+    model = _of_kind(Gemma3TextConfig(num_hidden_layers=2, num_key_value_heads=1, sliding_window=64, **sizes))
+    assert model.can_pack(64)
+    assert not model.can_pack(65)
+
+
+def test_rows_share_a_sequence_in_a_sliding_window_model() -> None:
+    from transformers import Gemma3TextConfig
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "head_dim": 8, "vocab_size": 99}
+    torch.manual_seed(0)
+    model = _of_kind(Gemma3TextConfig(num_hidden_layers=6, num_key_value_heads=1, sliding_window=16, **sizes))
+    rows = [Example(str(i), tuple(range(i, i + 14)), 9) for i in (5, 25, 45)]
+    with model.evaluating():
+        together = float(model.loss(rows).total)
+        apart = sum(float(model.loss([example]).total) for example in rows)
+    assert together == pytest.approx(apart, rel=1e-5)
+
+
+def test_a_recurrent_model_does_not_share_sequences() -> None:
+    from transformers import FalconMambaConfig
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "vocab_size": 99, "num_hidden_layers": 2, "state_size": 4}
+    assert not _of_kind(FalconMambaConfig(**sizes)).can_pack(8)
 
 
 def test_flat_weights_step_like_adamw_on_separate_weights() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -286,6 +287,24 @@ def test_a_stream_that_breaks_off_is_an_error_after_its_pieces(
         texts.extend(delta.text for delta in engine.stream(_ask()))
     assert texts == ["Half an"]
     assert len(endpoint.bodies) == 1, "what was shown cannot be taken back, so there is no second attempt"
+
+
+def test_a_connection_that_is_reset_between_pieces_is_not_tried_again(endpoint: Endpoint, engine: RemoteEngine) -> None:
+    def trouble(handler: BaseHTTPRequestHandler, _body: dict[str, Any]) -> bool:
+        begin_stream(handler)
+        event(handler, {"choices": [{"delta": {"content": "Half an"}}]})
+        time.sleep(0.1)
+        # Closing with this option set sends a reset instead of an orderly end.
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.connection.close()
+        return True
+
+    endpoint.trouble = trouble
+    texts: list[str] = []
+    with pytest.raises(EngineError):
+        texts.extend(delta.text for delta in engine.stream(_ask()))
+    assert texts == ["Half an"]
+    assert len(endpoint.bodies) == 1
 
 
 def test_comments_and_other_fields_in_a_stream_are_passed_over(endpoint: Endpoint, engine: RemoteEngine) -> None:
