@@ -90,9 +90,8 @@ def _method(settings: UseCase, route: str, verdict: dict[str, Any]) -> str | Non
 
 
 def _adapter(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, method: str) -> str:
-    from tuning.train import train_head, train_lora
-
     from core.rows import read_rows
+    from tuning.train import train_head, train_lora
 
     assert settings.train is not None
     rows = read_rows(settings.train, "training")
