@@ -1,0 +1,94 @@
+"""Write README's tables of figures from the raw results, so that no figure is typed by hand.
+
+.venv/bin/python -m benchmarks.table
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- numbers -->", "<!-- end of numbers -->"
+
+
+def demo_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, measured, target) of benchmarks/demo.py."""
+    size, help_s = result["install_gb"], result["help_s"]
+    rows = [
+        (
+            "installed size, with torch and the tools of `.[dev]`",
+            f"{size['all']:.1f} GB ({size['torch']:.1f} torch)",
+            "",
+        ),
+        ("`tunefork --help`, median", f"{help_s['median']:.2f} s", "< 0.3 s"),
+    ]
+    if "demo" in result:
+        demo = result["demo"]
+        rows += [
+            ("`tunefork demo`, first run", f"{demo['first']['wall_s'] / 60:.1f} min", "< 15 min"),
+            ("`tunefork demo`, again in the same workspace", f"{demo['again']['wall_s'] / 60:.1f} min", ""),
+            ("peak memory of its largest process", f"{demo['peak_memory_gb']:.1f} GiB", "< 4 GiB"),
+        ]
+    return rows
+
+
+def verdict_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, measured, target) of benchmarks/verdicts.py."""
+    power, false = result["power_at_100"], result["false_action"]["100"]
+    return [
+        ("acts where nothing helps, n = 100", _percent(false["ours"]), "<= 5 %"),
+        ("the same, choosing the best mean", _percent(false["best_mean"]), ""),
+        ("acts on a true +20 points, n = 100 (rag)", _percent(power["rag+20"]["acted"]), ">= 95 %"),
+        ("acts on a true +15 points, n = 100 (rag)", _percent(power["rag+15"]["acted"]), ">= 80 %"),
+        ("right where it decides, n = 100", _percent(result["accuracy"]["100"]["ours_when_decided"]), ""),
+        ("regret against the best arm, n = 100", _points(result["regret_points"]["100"]["ours"]), "<= 1 point"),
+        ("95 % intervals that hold the truth", _percent(result["coverage"]["gain_alone"]), "95 +- 1.5 %"),
+        ("Brier score of the confidence", _plain(result["brier"]["all"]), "<= .10"),
+    ]
+
+
+def section() -> str:
+    """The section between the markers: a table a result file that is there."""
+    parts = ["## Figures", "", "Raw: `benchmarks/results/`; made by `python -m benchmarks.table`. Intervals are 95 %."]
+    for name, title, rows in (
+        ("demo", "What a newcomer pays (`benchmarks/demo.py`)", demo_rows),
+        (
+            "verdicts",
+            "The verdict on 20,000 simulated use cases with known truth (`benchmarks/verdicts.py`)",
+            verdict_rows,
+        ),
+    ):
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            table = "\n".join(f"| {what} | {measured} | {target} |" for what, measured, target in rows(result))
+            parts += ["", f"| {title} | measured | target |", "|---|---|---|", table]
+    return "\n".join([BEGIN, *parts, END])
+
+
+def main() -> None:
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    found = re.search(f"{re.escape(BEGIN)}.*?(?:{re.escape(END)}|$)", text, re.S | re.M)
+    assert found is not None, f"README.md has lost its {BEGIN}"
+    readme.write_text(text[: found.start()] + section() + text[found.end() :], encoding="utf-8")
+
+
+def _percent(value: dict[str, float]) -> str:
+    return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def _points(value: dict[str, float]) -> str:
+    return f"{value['value']:.2f} points [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def _plain(value: dict[str, float]) -> str:
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
