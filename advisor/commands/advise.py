@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
+from core.errors import UnknownName
 from core.settings import Constraints, parse_constraints
 from core.workspace import open_workspace
 
@@ -57,6 +59,16 @@ def command(
     declared: Constraints | None = parse_constraints(constraints) if constraints else None
     flags |= {"eval": eval_, "constraints": declared}
     workspace = open_workspace()
+    if (
+        eval_ is None
+        and not name.endswith(".toml")
+        and name not in workspace.names()
+        and not os.environ.get("TUNEFORK_EVAL")
+    ):
+        # A mistyped name must not become a use case.
+        raise UnknownName(
+            "use case", name, workspace.names(), hint="(there is no eval set to make it from: --eval FILE)"
+        )
     folder, settings = workspace.declare(name, flags)
     wanted = [arm.strip() for arm in (arms or "").split(",") if arm.strip()]
 

@@ -39,7 +39,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["list", "--jsn"], "No such option"),
         (["show"], "Missing argument 'NAME'"),
         (["show", "nobody"], "unknown use case 'nobody'"),
-        (["advise", "nobody"], "no eval set"),
+        (["advise", "nobody"], "unknown use case 'nobody' (there is no eval set to make it from: --eval FILE)"),
         (["build", "nobody", "--route", "magic"], "'magic' is not one of"),
     ],
 )
