@@ -69,9 +69,9 @@ def lora(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
 
     recipe = settle(LoraRecipe(seed=seed), len(examples), HIDDEN)
     with tempfile.TemporaryDirectory() as state:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         ours = train_adapter(base, examples, [], recipe, Path(state))
-        wall = time.perf_counter() - start
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         speeds = [json.loads(line)["tokens_per_s"] for line in (Path(state) / "metrics.jsonl").read_text().splitlines()]
     found = {
         "rows": PILOT_ROWS,
@@ -80,6 +80,7 @@ def lora(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
         "bf16_matmul_gflops": matmul_gflops(),
         "ours": {
             "wall_s": wall,
+            "cpu_s": cpu,
             "tokens": ours.progress.tokens,
             "tokens_per_s": ours.progress.tokens / ours.progress.seconds,
             "tokens_per_s_p50": statistics.median(speeds),
@@ -114,7 +115,7 @@ def _plain_loop(base: Path, examples: list[Any], recipe: SettledLora, pad: int) 
     rng = random.Random(recipe.seed)
     order: list[int] = []
     tokens, speeds = 0, []
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for step in range(steps):
         if step % per_epoch == 0:
             order = rng.sample(range(len(examples)), len(examples))
@@ -137,9 +138,10 @@ def _plain_loop(base: Path, examples: list[Any], recipe: SettledLora, pad: int) 
         speeds.append(int(seen.sum()) / (time.perf_counter() - before))
         if step % 10 == 9:
             say(f"plain loop: {step + 1}/{steps} steps, {tokens / (time.perf_counter() - start):.0f} tokens/s")
-    wall = time.perf_counter() - start
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     return model, {
         "wall_s": wall,
+        "cpu_s": cpu,
         "tokens": tokens,
         "tokens_per_s": tokens / wall,
         "tokens_per_s_p50": statistics.median(speeds),
@@ -209,15 +211,16 @@ def _head(rows: list[Row], test: list[Row], recipe: HeadRecipe) -> dict[str, Any
     try:
         (home / "models").symlink_to(MODELS)
         workspace = Workspace(home)
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         report = train_head(home / "head", UseCase(name="bench"), workspace, rows, recipe)
-        wall = time.perf_counter() - start
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         engine = load_head(report.folder, workspace.models)
         best = engine.probabilities([row.input for row in test]).argmax(axis=1)
         right = sum(engine.labels[i] == row.output for i, row in zip(best, test, strict=True))
         return {
             "rows": len(rows),
             "wall_s": wall,
+            "cpu_s": cpu,
             "load_average": os.getloadavg()[0],
             "accuracy": asdict(wilson(right, len(test))),
             "scores": report.scores,

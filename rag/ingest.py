@@ -134,8 +134,8 @@ def _ingest(
         before.passages.close()
     if changed:
         folder.index.activate(version)
-        _drop_old(folder)
-        shutil.rmtree(_journal_root(folder), ignore_errors=True)
+    _drop_old(folder)
+    shutil.rmtree(_journal_root(folder), ignore_errors=True)
     failed = [Left(record.path, record.failed) for record in records if record.failed]
     return IngestReport(
         use_case=folder.name,

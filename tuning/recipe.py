@@ -82,7 +82,7 @@ class HeadRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strengths: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
+    strengths: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
     """Inverse L2 penalties C to choose among by cross-validated log loss."""
     folds: int = Field(default=3, ge=2, le=10)
     """3 of 10,003 BANKING77 rows choose the same C as 10 do."""
