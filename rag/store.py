@@ -20,6 +20,7 @@ from core.errors import ArtifactError
 from core.locks import hold
 from rag.embedding import Vectors
 from rag.fusion import Hits
+from rag.scrub import scrub
 
 COLLECTION = "passages"
 
@@ -35,7 +36,8 @@ _FULL_BYTES = 8 * 2**20
 class Store:
     """An open collection. Searching is thread-safe. Close it before its folder is moved or removed."""
 
-    def __init__(self, client: Any, collection: Any, held: ExitStack) -> None:
+    def __init__(self, folder: Path, client: Any, collection: Any, held: ExitStack) -> None:
+        self._folder = folder
         self._client = client
         self._collection = collection
         self._held = held
@@ -79,6 +81,7 @@ class Store:
         if self._client is not None:
             self._client.close()
             self._client = None
+            scrub(self._folder)
         self._held.close()
 
     def __enter__(self) -> Store:
@@ -119,7 +122,7 @@ def create_store(folder: Path) -> Store:
     except BaseException:
         client.close()
         raise
-    return Store(client, collection, ExitStack())
+    return Store(folder, client, collection, ExitStack())
 
 
 def open_store(folder: Path, lock: Path, what: str) -> Store:
@@ -144,7 +147,7 @@ def open_store(folder: Path, lock: Path, what: str) -> Store:
         held.close()
         # Chroma meets a damaged store with whatever error the damage leads to.
         raise ArtifactError(f"{folder}: Chroma cannot open it ({type(exc).__name__}: {exc})") from exc
-    return Store(client, collection, held)
+    return Store(folder, client, collection, held)
 
 
 def _client(folder: Path) -> Any:

@@ -133,6 +133,16 @@ def test_a_deleted_file_leaves_the_index_and_the_disk(
     assert not [path for path in files if b"xylophonist" in path.read_bytes()]
 
 
+def test_no_memory_of_the_process_is_saved_in_chromas_unused_slots(
+    tmp_path: Path, ingest_into: Ingest, folder: UseCaseFolder
+) -> None:
+    ingest_into("docs", write_corpus(tmp_path / "c.jsonl"))
+    files = list(folder.path.rglob("data_level0.bin"))
+    # Five rows stay in Chroma's log; the slots allocated for the graph are all unused.
+    assert files
+    assert not any(path.read_bytes().strip(b"\0") for path in files)
+
+
 def test_an_ingest_with_nothing_readable_keeps_the_index(
     tmp_path: Path, ingest_into: Ingest, folder: UseCaseFolder
 ) -> None:
