@@ -25,7 +25,7 @@ def hold(path: Path, what: str, *, patient: bool = False) -> Iterator[None]:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     owner = path.with_name(path.name + ".owner")
-    lock = FileLock(path)
+    lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(timeout=-1 if patient else 0)
     except Timeout as exc:

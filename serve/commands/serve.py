@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
+import threading
 
 import click
 
@@ -78,3 +80,10 @@ def command(
         catalog = Catalog(workspace, lambda model: open_engine(model, workspace, engine=engine))
         run_server(catalog, listener, on_ready=ready, api_keys=keys, running=running, waiting=waiting, grace_s=grace)
     say("stopped")
+    if threading.active_count() > 1:
+        # A worker may still be inside torch after the grace time; tearing the interpreter down under it aborts the
+        # process. Everything is closed and said, so leave at once.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -56,7 +56,7 @@ def test_the_saved_head_answers_as_the_trained_one(
 def test_unfreezing_that_does_not_help_is_undone_and_said(
     workspace: Workspace, card_rows: list[Row], encoder_folder: Path, tmp_path: Path
 ) -> None:
-    ruinous = RECIPE.model_copy(update={"unfreeze_learning_rate": 0.5})
+    ruinous = RECIPE.model_copy(update={"unfreeze_learning_rate": 20.0})
     report = train_head(tmp_path / "head", UseCase(name="tiny"), workspace, card_rows, ruinous)
     assert any("did not help" in warning for warning in report.warnings)
     assert not (report.folder / "encoder").exists()
