@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from advisor.arm_names import family
 from advisor.few_shot import demonstrations
 from advisor.materials import gather
+from advisor.pilots import HEAD_ROWS, head_pilot
 from advisor.plan import FEW_SHOT_K
 from core.errors import ConfigError
 from core.files import read_json
@@ -95,9 +97,14 @@ def _adapter(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, met
 
     assert settings.train is not None
     rows = read_rows(settings.train, "training")
-    train = train_head if method == "head" else train_lora
     with folder.adapters.build() as staging:
-        train(staging, settings, workspace, rows, source=settings.train)
+        if method == "lora":
+            train_lora(staging, settings, workspace, rows, source=settings.train)
+        elif len(rows) <= HEAD_ROWS:
+            # The pilot saw every row: it is the head that was measured, and there is no better one to train.
+            shutil.copytree(head_pilot(folder, settings, workspace, rows).folder, staging, dirs_exist_ok=True)
+        else:
+            train_head(staging, settings, workspace, rows, source=settings.train)
     version = folder.adapters.newest()
     assert version is not None
     folder.adapters.activate(version)
