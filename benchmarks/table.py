@@ -73,8 +73,8 @@ def section() -> str:
 def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    found = re.search(f"{re.escape(BEGIN)}.*?(?:{re.escape(END)}|$)", text, re.S | re.M)
-    assert found is not None, f"README.md has lost its {BEGIN}"
+    found = re.search(f"{re.escape(BEGIN)}.*?{re.escape(END)}", text, re.S)
+    assert found is not None, f"README.md has lost its {BEGIN} ... {END}"
     readme.write_text(text[: found.start()] + section() + text[found.end() :], encoding="utf-8")
 
 

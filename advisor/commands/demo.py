@@ -10,7 +10,7 @@ from core.errors import UnknownName
 from core.progress import say
 from core.workspace import open_workspace
 
-MINUTES = 9
+MINUTES = 10
 """Measured on 2 cores with AVX-512 and no accelerator, starter models installed (benchmarks/demo.py)."""
 
 
