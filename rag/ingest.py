@@ -249,7 +249,7 @@ def _build(
         from rag.nodes import pipeline, text_node
         from rag.store import create_store, storing
 
-        store = stack.enter_context(create_store(staging / "chroma"))
+        store = stack.enter_context(create_store(staging))
         writer = stack.enter_context(PassageWriter(staging))
         vectors = stack.enter_context(VectorWriter(staging, encoder.dimensions))
         known = [VectorFile(journal, encoder.dimensions)]

@@ -208,7 +208,7 @@ def _open(folder: UseCaseFolder, version: Path, settings: UseCase, encoder: Enco
         raise ArtifactError(
             f"the index of {folder.name!r} was made by Tunefork {origin.tunefork_version} in another layout"
         )
-    store = open_store(version / "chroma", version_lock(version), f"the index of {folder.name!r}")
+    store = open_store(version, version_lock(version), f"the index of {folder.name!r}")
     try:
         passages = Passages(version)
         lexical = Lexical(version / "words")

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from errno import ENOSPC
 from os import strerror
 from pathlib import Path
+from secrets import token_hex
 from shutil import disk_usage
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,8 @@ from rag.fusion import Hits
 from rag.scrub import scrub
 
 COLLECTION = "passages"
+
+_PREFIX = "chroma-"
 
 EF = 200
 """HNSW candidates looked at in building and searching."""
@@ -109,8 +112,13 @@ def storing(folder: Path) -> Iterator[None]:
         raise ArtifactError(f"Chroma cannot store the passages ({exc}); the index in force stays as it was") from exc
 
 
-def create_store(folder: Path) -> Store:
-    """A new, empty collection in `folder`, which only this process knows yet."""
+def create_store(version: Path) -> Store:
+    """A new, empty collection inside the folder `version`, which only this process knows yet.
+
+    Its name is never used again: within a process Chroma answers a path it has open from the files that it
+    opened, also where they were deleted and others made in their place.
+    """
+    folder = version / f"{_PREFIX}{token_hex(8)}"
     client = _client(folder)
     try:
         collection = client.create_collection(
@@ -125,8 +133,8 @@ def create_store(folder: Path) -> Store:
     return Store(folder, client, collection, ExitStack())
 
 
-def open_store(folder: Path, lock: Path, what: str) -> Store:
-    """The finished collection in `folder`, held by this process until closed.
+def open_store(version: Path, lock: Path, what: str) -> Store:
+    """The finished collection inside the folder `version`, held by this process until closed.
 
     Raises:
         Locked: another process has it open; names it.
@@ -135,8 +143,10 @@ def open_store(folder: Path, lock: Path, what: str) -> Store:
     held = ExitStack()
     held.enter_context(hold(lock, what))
     try:
-        if not (folder / "chroma.sqlite3").is_file():
-            raise ArtifactError(f"{folder}: there is no collection")
+        folders = [path.parent for path in version.glob(f"{_PREFIX}*/chroma.sqlite3")]
+        if len(folders) != 1:
+            raise ArtifactError(f"{version}: there is {'more than one' if folders else 'no'} collection")
+        (folder,) = folders
         client = _client(folder)
         held.callback(client.close)
         collection = client.get_collection(COLLECTION, embedding_function=None)
@@ -146,7 +156,7 @@ def open_store(folder: Path, lock: Path, what: str) -> Store:
     except Exception as exc:
         held.close()
         # Chroma meets a damaged store with whatever error the damage leads to.
-        raise ArtifactError(f"{folder}: Chroma cannot open it ({type(exc).__name__}: {exc})") from exc
+        raise ArtifactError(f"{version}: Chroma cannot open it ({type(exc).__name__}: {exc})") from exc
     return Store(folder, client, collection, held)
 
 

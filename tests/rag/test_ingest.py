@@ -43,7 +43,7 @@ def stored(folder: UseCaseFolder) -> int:
 
     version = folder.index.active()
     assert version is not None
-    with open_store(version / "chroma", version_lock(version), "test") as store:
+    with open_store(version, version_lock(version), "test") as store:
         return store.count()
 
 
@@ -209,7 +209,7 @@ def test_a_plain_llama_index_reads_the_collection(tmp_path: Path, ingest_into: I
     version = folder.index.active()
     assert version is not None
     encoder = load_encoder("all-minilm-l6-v2", tmp_path)
-    with open_store(version / "chroma", version_lock(version), "test") as store:
+    with open_store(version, version_lock(version), "test") as store:
         vector = encoder.queries(["How long does green tea steep?"])[0].tolist()
         found = store.vector_store.query(VectorStoreQuery(query_embedding=vector, similarity_top_k=1))
     (node,) = found.nodes
