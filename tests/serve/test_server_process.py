@@ -106,7 +106,7 @@ def test_second_server_on_a_workspace_is_told_who_has_it(home: Path) -> None:
 @pytest.mark.usefixtures("starter_folder")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_lets_the_answer_in_progress_end_and_exits_0(home: Path, number: int) -> None:
-    with serving() as (process, ready):
+    with serving("--grace", "120") as (process, ready):
         body = {
             "model": "smollm2-135m-instruct",
             "messages": [{"role": "user", "content": "Count from one to forty in words."}],
