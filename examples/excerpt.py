@@ -62,14 +62,14 @@ def banking77(source: Path) -> None:
 
 
 def gsm8k(source: Path) -> None:
-    """Questions with their final number: 200 to train on, 300 to measure on, 40 held out."""
+    """Questions with their final number: 200 to train on, 200 to measure on, 40 held out."""
     train = [_short(row) for row in read(source / "train.jsonl")]
     test = [_short(row) for row in read(source / "test.jsonl")]
     random.Random(SEED).shuffle(train)
     random.Random(SEED).shuffle(test)
     write(HERE / "gsm8k" / "train.jsonl", train[:200])
-    write(HERE / "gsm8k" / "eval.jsonl", test[:300])
-    write(HERE / "gsm8k" / "held_out.jsonl", test[300:340])
+    write(HERE / "gsm8k" / "eval.jsonl", test[:200])
+    write(HERE / "gsm8k" / "held_out.jsonl", test[200:240])
 
 
 if __name__ == "__main__":
