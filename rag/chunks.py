@@ -8,7 +8,7 @@ it" is found for what is installed; what is shown is the chunk alone.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -43,6 +43,8 @@ class Chunk:
     title: str
     headings: tuple[str, ...]
     page: int | None
+    line: int | None
+    """1-based line of the file where it begins; None where the format has no lines."""
     start: int
     end: int
     """Characters of the document's text; `text` is exactly that slice."""
@@ -81,6 +83,7 @@ def cut(document: Document, spans: Spans, chunking: Chunking) -> list[Chunk]:
         body = max(8, min(chunking.target_tokens, chunking.max_tokens - chunking.context_tokens - 2))
         pieces = _merged(list(_pieces(document, tokens, body)), tokens, body, chunking.small_tokens)
     chunks: list[Chunk] = []
+    lines = _Lines(document)
     for piece in pieces:
         start, end = _stripped(text, piece.start, piece.end)
         if start == end:
@@ -94,6 +97,7 @@ def cut(document: Document, spans: Spans, chunking: Chunking) -> list[Chunk]:
                 document.title,
                 piece.headings,
                 piece.page,
+                lines.at(start),
                 start,
                 end,
                 part,
@@ -102,6 +106,25 @@ def cut(document: Document, spans: Spans, chunking: Chunking) -> list[Chunk]:
             )
         )
     return chunks
+
+
+class _Lines:
+    """Lines of the file by places in the document's text, asked for in rising order."""
+
+    def __init__(self, document: Document) -> None:
+        self._text = document.text
+        self._anchors = document.lines
+        self._starts = [start for start, _ in document.lines]
+        self._last = (0, 0)
+
+    def at(self, place: int) -> int | None:
+        index = bisect_right(self._starts, place) - 1
+        if index < 0:
+            return None
+        # On from the place before where no anchor lies between: a file of one anchor is gone through once.
+        start, line = max(self._anchors[index], self._last)
+        self._last = (place, line + self._text.count("\n", start, place))
+        return self._last[1]
 
 
 _LONG_TOKEN, _LONG_GAP = 24, 64

@@ -41,6 +41,8 @@ class Document:
     sections: tuple[Section, ...] = ()
     """In text order, together the whole text but for blank space; () means one section without headings."""
     metadata: dict[str, Scalar] = field(default_factory=dict)
+    lines: tuple[tuple[int, int], ...] = ()
+    """(character, line of the file) where lines of the file stand in the text one after the other; () without lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,9 @@ FORMATS: dict[str, str] = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
     ".pdf": "pdf",
     ".docx": "docx",
+    ".pptx": "pptx",
+    **dict.fromkeys((".xlsx", ".xlsm"), "xlsx"),
+    ".eml": "mail",
     **dict.fromkeys((".csv", ".tsv"), "table"),
     **dict.fromkeys((".jsonl", ".ndjson"), "rows"),
     ".json": "json",
@@ -120,7 +125,7 @@ def find_files(paths: Sequence[Path]) -> Search:
 
 
 def _known() -> str:
-    return "html, pdf, md, rst, txt, docx, csv, json, jsonl or source code"
+    return "html, pdf, md, rst, txt, docx, pptx, xlsx, eml, csv, tsv, json, jsonl or source code"
 
 
 def expanded(path: Path) -> list[Path]:

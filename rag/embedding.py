@@ -1,27 +1,33 @@
-"""The sentence encoder: texts to unit vectors, and the tokenizer that says how long a text is for it."""
+"""Sentence encoders: texts to unit vectors, and the tokenizer that says how long a text is for them."""
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import ArtifactError
-from core.models import local_folder
+from core.errors import ArtifactError, ConfigError
+from core.files import read_json
+from core.models import Remote, local_folder, remote
 
 Vectors = NDArray[np.float32]
 
 BATCH = 32
 
+_INSTRUCTED = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+
 PREFIXES: tuple[tuple[str, str, str], ...] = (
+    ("e5-large-instruct", f"{_INSTRUCTED} ", ""),
+    ("e5-mistral-7b-instruct", f"{_INSTRUCTED} ", ""),
+    ("qwen3-embedding", _INSTRUCTED, ""),
+    ("embeddinggemma", "task: search result | query: ", "title: none | text: "),
     ("e5", "query: ", "passage: "),
     ("bge-small-en", "Represent this sentence for searching relevant passages: ", ""),
     ("bge-base-en", "Represent this sentence for searching relevant passages: ", ""),
@@ -30,11 +36,43 @@ PREFIXES: tuple[tuple[str, str, str], ...] = (
     ("snowflake-arctic-embed", "Represent this sentence for searching relevant passages: ", ""),
     ("nomic-embed", "search_query: ", "search_document: "),
 )
-"""(part of the model's name, query prefix, passage prefix) from the models' cards, for models whose files do not say."""
+"""(part of the model's name, at a word's beginning; query prefix, passage prefix) from the models' cards, for models whose files do not say."""
 
 
-class Encoder:
-    """One embedding model in memory. Thread-safe; calls take turns."""
+class Encoder(Protocol):
+    """What turns texts into vectors, wherever it runs. Thread-safe."""
+
+    @property
+    def name(self) -> str:
+        """As the user wrote it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the vectors of the same texts would: another model, or other prefixes."""
+
+    @property
+    def dimensions(self) -> int: ...
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """ISO codes of the languages it is known to be for ("multilingual" for many); () when nothing is known."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest passage that is embedded whole."""
+
+    def spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Character spans of the tokens of each text, without special tokens."""
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors (n, dimensions) of texts to be found."""
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors (n, dimensions) of texts to search with."""
+
+
+class LocalEncoder:
+    """One sentence-transformers model in memory. Calls take turns."""
 
     def __init__(self, name: str, folder: Path) -> None:
         """Load the sentence-transformers model in `folder`, onto the GPU where there is one.
@@ -53,11 +91,10 @@ class Encoder:
                 f"{folder}: {name!r} cannot be loaded as a sentence encoder ({str(exc).splitlines()[0]})"
             ) from exc
         self.name = name
-        self.fingerprint = fingerprint(folder)
+        self.fingerprint = _fingerprint(name, folder)
         self.dimensions = int(self._model.get_embedding_dimension())
         self.languages = _languages(folder)
-        """ISO codes of the languages that the model's card says it is for; () when it does not say."""
-        self._query_prefix, self._passage_prefix = _prefixes(name, folder, self._model.prompts)
+        self._query_prefix, self._passage_prefix = _prefixes(name, folder)
         # A copy of its own for counting: the model's sets its truncation anew on every call.
         self._tokenizer: Any = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
         self._tokenizer.no_truncation()
@@ -65,20 +102,16 @@ class Encoder:
         special = len(self._tokenizer.encode("").ids)
         prefix = len(self._tokenizer.encode(self._passage_prefix, add_special_tokens=False).ids)
         self.max_tokens = int(self._model.max_seq_length or 512) - special - prefix
-        """Longest passage that is embedded whole."""
         self._turn = threading.Lock()
 
     def spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """Character spans of the tokens of each text, without special tokens."""
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [[span for span in one.offsets if span[1] > span[0]] for one in encoded]
 
     def passages(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors (n, dimensions) of texts to be found."""
         return self._encode(texts, self._passage_prefix)
 
     def queries(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors (n, dimensions) of texts to search with."""
         return self._encode(texts, self._query_prefix)
 
     def _encode(self, texts: Sequence[str], prefix: str) -> Vectors:
@@ -94,28 +127,54 @@ class Encoder:
                 prompt="",
             )
         # Normalised here: in bf16 the lengths would be off by some 0.3 %.
-        raw = np.array(vectors, np.float32)
-        raw /= np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
-        return raw
+        return unit(np.array(vectors, np.float32))
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """`vectors` scaled to length 1; zero ones stay zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Vectors = vectors / np.maximum(lengths, 1e-12)
+    return scaled
 
 
 def load_encoder(name: str, models: Path) -> Encoder:
-    """The encoder `name` (a starter, a folder or a hub id), loaded once a process.
+    """The encoder `name` (a starter, a folder, a hub id or `MODEL@URL`), loaded once a process.
 
     Raises:
         UnknownName, EngineUnavailable, ConfigError: as `core.models.local_folder`.
         ArtifactError: not a sentence encoder.
     """
-    return _loaded(name, local_folder(name, models))
+    endpoint = remote(name)
+    return _loaded(name, local_folder(name, models)) if endpoint is None else _reached(endpoint)
+
+
+def fingerprint(name: str, models: Path) -> str:
+    """The fingerprint that `load_encoder(name, models)` would have; loads no model and asks no endpoint."""
+    endpoint = remote(name)
+    return _fingerprint(name, local_folder(name, models)) if endpoint is None else remote_fingerprint(endpoint)
 
 
 @lru_cache(maxsize=4)
 def _loaded(name: str, folder: Path) -> Encoder:
-    return Encoder(name, folder)
+    return LocalEncoder(name, folder)
 
 
-def fingerprint(folder: Path) -> str:
-    """A short hash that changes when the model in `folder` is another: its small files, and the ends of its weights."""
+@lru_cache(maxsize=4)
+def _reached(endpoint: Remote) -> Encoder:
+    from rag.remote_embedding import RemoteEncoder
+
+    return RemoteEncoder(
+        endpoint.model, endpoint.base_url, remote_fingerprint(endpoint), *known_prefixes(endpoint.model)
+    )
+
+
+def remote_fingerprint(endpoint: Remote) -> str:
+    """By the model's name and its prefixes: one model may move from server to server."""
+    return sha256(repr(("remote", endpoint.model, known_prefixes(endpoint.model))).encode()).hexdigest()[:16]
+
+
+def _fingerprint(name: str, folder: Path) -> str:
+    """A short hash over the model's small files, the ends of its weights, and its prefixes."""
     digest = sha256()
     names = ("config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "tokenizer.json")
     for name in names:
@@ -128,6 +187,9 @@ def fingerprint(folder: Path) -> str:
             head = file.read(1 << 20)
             file.seek(max(0, size - (1 << 20)))
             digest.update(str(size).encode() + head + file.read())
+    prefixes = _prefixes(name, folder)
+    if any(prefixes):
+        digest.update(repr(prefixes).encode())
     return digest.hexdigest()[:16]
 
 
@@ -151,17 +213,41 @@ def _languages(folder: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError):
         return ()
     found = re.search(r"\A---\n(?:.*\n)*?language:[ ]*(.*(?:\n[ ]*-[ ]+.*)*)\n(?:.*\n)*?---\n", card)
-    return tuple(re.findall(r"\b[a-z]{2,3}\b", found[1])) if found else ()
+    return tuple(re.findall(r"\b(?:[a-z]{2,3}|multilingual)\b", found[1])) if found else ()
 
 
-def _prefixes(name: str, folder: Path, prompts: dict[str, str]) -> tuple[str, str]:
-    """(query, passage) prefix: what the model's files say, else what its name is known for."""
-    query, passage = prompts.get("query") or "", prompts.get("document") or prompts.get("passage") or ""
-    if query or passage:
-        return query, passage
-    config = folder / "config.json"
-    hub = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path", "") if config.is_file() else ""
-    for part, known_query, known_passage in PREFIXES:
-        if any(part in text.lower() for text in (name, str(hub), folder.name)):
-            return known_query, known_passage
+def _prefixes(name: str, folder: Path) -> tuple[str, str]:
+    """(query, passage) prefix: what the model's files say, else what its name is known for.
+
+    sentence-transformers keeps them under `prompts`, and the names differ: "passage" and "document", "query" and
+    the question-like ones of some models. A default prompt goes before every text.
+    """
+    try:
+        declared = _json(folder / "config_sentence_transformers.json")
+        prompts = {str(key).lower(): str(text) for key, text in (declared.get("prompts") or {}).items() if text}
+        default = prompts.get(str(declared.get("default_prompt_name") or "").lower(), "")
+        query = next((prompts[key] for key in _QUERY_PROMPTS if key in prompts), default)
+        passage = next((prompts[key] for key in _PASSAGE_PROMPTS if key in prompts), default)
+        if query or passage:
+            return query, passage
+        return known_prefixes(name, str(_json(folder / "config.json").get("_name_or_path", "")), folder.name)
+    except (ArtifactError, AttributeError) as exc:
+        raise ConfigError(f"{folder}: the model's configuration cannot be read ({exc})") from exc
+
+
+_QUERY_PROMPTS = ("query", "retrieval_query", "search_query", "retrieval.query", "web_search_query", "s2p_query")
+_PASSAGE_PROMPTS = ("passage", "document", "retrieval_document", "search_document", "retrieval.passage", "corpus")
+
+
+def known_prefixes(*names: str) -> tuple[str, str]:
+    """(query, passage) prefix that a model of one of these names was trained with, by its card; else none."""
+    for part, query, passage in PREFIXES:
+        if any(re.search(rf"(?<![a-z0-9]){re.escape(part)}(?![a-z0-9])", name.lower()) for name in names):
+            return query, passage
     return "", ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = read_json(path) if path.is_file() else {}
+    assert isinstance(value, dict)
+    return value

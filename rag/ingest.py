@@ -25,10 +25,10 @@ from core.errors import ArtifactError, DataError, Locked
 from core.files import read_json, sha256_file, write_json
 from core.jobs import job
 from core.locks import hold
-from core.models import local_folder
 from core.progress import progress
 from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
+from rag.about import metadata
 from rag.chunks import Chunking, cut
 from rag.documents import Found, Left, Search, find_files
 from rag.embedding import Encoder, Vectors, fingerprint, load_encoder
@@ -117,8 +117,8 @@ def report_json(report: IngestReport) -> dict[str, Any]:
 def _ingest(
     folder: UseCaseFolder, settings: UseCase, workspace: Workspace, search: Search, rebuild: bool, start: float
 ) -> IngestReport:
-    model = local_folder(settings.embedding_model, workspace.models)
-    before = None if rebuild else _Before.load(folder, fingerprint(model))
+    model = fingerprint(settings.embedding_model, workspace.models)
+    before = None if rebuild else _Before.load(folder, model)
     with Parser() as parser:
         plan = [_planned(found, before, parser) for found in search.files]
         records = [one.record for one in plan]
@@ -364,7 +364,8 @@ class _Texts:
             chunks = cut(document, self.encoder.spans, self.chunking)
             rows = [passage_row(chunk) for chunk in chunks]
             tokens = sum(chunk.tokens for chunk in chunks)
-            yield Entry(document.id, document.title, one.found.id, 0, len(rows), tokens, document.metadata), rows
+            known = metadata(document, one.found)
+            yield Entry(document.id, document.title, one.found.id, 0, len(rows), tokens, known), rows
 
     def _claim(self, ids: Sequence[str], found: Found) -> None:
         for id in ids:

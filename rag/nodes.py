@@ -60,6 +60,8 @@ def text_node(entry: Entry, row: PassageRow, number: int) -> Any:
         values["headings"] = " > ".join(row["headings"])
     if row["page"] is not None:
         values["page"] = row["page"]
+    if row["line"] is not None:
+        values["line"] = row["line"]
     if row["context"]:
         values["context"] = row["context"]
     others = [name for name in values if name != "context"]

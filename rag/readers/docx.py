@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 
 from core.errors import DataError
 from rag.documents import Document
-from rag.readers.encoding import read_bytes
+from rag.readers.archive import refuse_zip_bomb
+from rag.readers.facts import facts
 from rag.readers.outline import Outline
-
-MAX_UNPACKED_BYTES = 500 * 2**20
 
 
 def read(path: Path, id: str) -> Document:
@@ -25,7 +23,6 @@ def read(path: Path, id: str) -> Document:
     from docx.table import Table
     from docx.text.paragraph import Paragraph
 
-    read_bytes(path)
     refuse_zip_bomb(path)
     try:
         word = docx.Document(str(path))
@@ -48,17 +45,6 @@ def read(path: Path, id: str) -> Document:
                 outline.block(item.text)
     if outline.empty:
         raise DataError("has no text", path)
-    return outline.document(id, word.core_properties.title or outline.first_heading or path.stem)
-
-
-def refuse_zip_bomb(path: Path) -> None:
-    """Raises DataError when `path` is no zip archive, or unpacks to over `MAX_UNPACKED_BYTES`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError) as exc:
-        raise DataError("is damaged (not a zip archive)", path) from exc
-    if unpacked > MAX_UNPACKED_BYTES:
-        raise DataError(
-            f"unpacks to {unpacked / 2**20:.0f} MB, over the limit of {MAX_UNPACKED_BYTES // 2**20} MB", path
-        )
+    about = word.core_properties
+    known = facts(created=about.created, modified=about.modified, language=about.language, author=about.author)
+    return outline.document(id, about.title or outline.first_heading or path.stem, known)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
-from rag.documents import Document
+from rag.documents import Document, Scalar
 from rag.readers.encoding import read_bytes
+from rag.readers.facts import facts
 from rag.readers.outline import Outline, squeezed
 
 _UNSEEN = (
@@ -31,19 +32,56 @@ def read(path: Path, id: str) -> Document:
     Raises:
         DataError: no visible text.
     """
+    soup = _soup(read_bytes(path), None)
+    title = soup.title.get_text(" ") if soup.title else ""
+    known = _facts(soup)
+    outline = Outline()
+    _visible(outline, soup)
+    if outline.empty:
+        raise DataError("has no visible text", path)
+    return outline.document(id, title or path.stem, known)
+
+
+def add(outline: Outline, data: bytes, encoding: str | None) -> bool:
+    """Add a page's visible text to `outline`; whether it had any."""
+    before = outline.length
+    _visible(outline, _soup(data, encoding))
+    return outline.length > before
+
+
+def _soup(data: bytes, encoding: str | None) -> Any:
     from bs4 import BeautifulSoup
 
-    soup = BeautifulSoup(read_bytes(path), "html.parser")
-    title = soup.title.get_text(" ") if soup.title else ""
+    return BeautifulSoup(data, "html.parser", from_encoding=encoding)
+
+
+def _visible(outline: Outline, soup: Any) -> None:
     for element in soup(_UNSEEN):
         element.decompose()
     for element in soup.select("[hidden], [aria-hidden=true]"):
         element.decompose()
-    outline = Outline()
     _Walk(outline).element(soup)
-    if outline.empty:
-        raise DataError("has no visible text", path)
-    return outline.document(id, title or path.stem)
+
+
+_META = {
+    "created": ("article:published_time", "datepublished", "dc.date", "dcterms.created", "date"),
+    "modified": ("article:modified_time", "datemodified", "dcterms.modified", "last-modified"),
+    "author": ("author", "article:author", "dc.creator"),
+}
+
+
+def _facts(soup: Any) -> dict[str, Scalar]:
+    """What the page's <html lang> and <meta> say."""
+    named: dict[str, str] = {}
+    for meta in soup("meta"):
+        for attribute in ("name", "property", "itemprop", "http-equiv"):
+            key = str(meta.get(attribute) or "").lower()
+            if key:
+                named.setdefault(key, str(meta.get("content") or ""))
+    found = {what: next((named[key] for key in keys if named.get(key)), "") for what, keys in _META.items()}
+    root = soup.find("html")
+    language = str(root.get("lang") or root.get("xml:lang") or "") if root is not None else ""
+    return facts(language=language or named.get("content-language"), **found)
 
 
 class _Walk:

@@ -20,13 +20,14 @@ class Outline:
         self._page: int | None = None
         self._sections: list[Section] = []
         self._section_start = 0
+        self._lines: list[tuple[int, int]] = []
 
-    def heading(self, level: int, text: str) -> None:
-        """A heading of `level` (1 is outermost); it ends the sections of that level and deeper."""
+    def heading(self, level: int, text: str, line: int | None = None) -> None:
+        """A heading of `level` (1 is outermost) on `line`; it ends the sections of that level and deeper."""
         text = " ".join(text.split())
         if text:
             self.enter(level, text)
-            self.block(text)
+            self.block(text, line)
 
     def enter(self, level: int, text: str) -> None:
         """What follows stands under a heading that is in the text already, or nowhere in it."""
@@ -39,14 +40,20 @@ class Outline:
         self._cut()
         self._page = number
 
-    def block(self, text: str) -> None:
-        """A paragraph, list item, table row or listing; blank ones are left out."""
-        text = text.strip("\r\n").rstrip()
-        if not text.strip():
+    def block(self, text: str, line: int | None = None) -> None:
+        """A paragraph, list item, table row or listing; blank ones are left out.
+
+        Args:
+            line: of the file, where `text` begins, when it is the file's lines one after the other.
+        """
+        begun = text.lstrip("\r\n")
+        if not begun.strip():
             return
         if self._parts:
             self._add("\n\n")
-        self._add(text)
+        if line is not None:
+            self._lines.append((self._length, line + text[: len(text) - len(begun)].count("\n")))
+        self._add(begun.rstrip())
 
     def line(self, text: str) -> None:
         """Like `block`, but only a line below the one before: list items and table rows belong together."""
@@ -64,6 +71,11 @@ class Outline:
         )
 
     @property
+    def length(self) -> int:
+        """Characters so far."""
+        return self._length
+
+    @property
     def empty(self) -> bool:
         return not self._parts
 
@@ -75,7 +87,7 @@ class Outline:
             Section(s.start, s.end, s.headings[1:] if s.headings[:1] == (title,) else s.headings, s.page)
             for s in self._sections
         )
-        return Document(id, title, "".join(self._parts), sections, dict(metadata or {}))
+        return Document(id, title, "".join(self._parts), sections, dict(metadata or {}), tuple(self._lines))
 
     def _add(self, text: str) -> None:
         self._parts.append(text)

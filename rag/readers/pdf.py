@@ -13,6 +13,7 @@ from typing import Any
 from core.errors import DataError
 from rag.documents import Document
 from rag.readers.encoding import read_bytes
+from rag.readers.facts import facts
 from rag.readers.outline import Outline
 
 MAX_PAGES = 20_000
@@ -41,7 +42,7 @@ def read(path: Path, id: str) -> Document:
         raise DataError(f"is a damaged PDF ({exc})", path) from exc
     try:
         outline = _text(pdf, path)
-        title = pdf.get_metadata_dict().get("Title", "").strip()
+        about = pdf.get_metadata_dict()
         pages = len(pdf)
     except pypdfium2.PdfiumError as exc:
         raise DataError(f"is a damaged PDF ({exc})", path) from exc
@@ -50,7 +51,8 @@ def read(path: Path, id: str) -> Document:
     if outline.empty:
         scan = "(a scan? run OCR on it first)"
         raise DataError(f"has no text layer on its {pages} page{'s' * (pages != 1)} {scan}", path)
-    return outline.document(id, title or path.stem, {"pages": pages})
+    known = facts(created=about.get("CreationDate"), modified=about.get("ModDate"), author=about.get("Author"))
+    return outline.document(id, about.get("Title", "").strip() or path.stem, {"pages": pages, **known})
 
 
 def _text(pdf: Any, path: Path) -> Outline:

@@ -28,14 +28,15 @@ def from_text(text: str, id: str, path: Path, metadata: dict[str, Scalar]) -> Do
     while i < len(lines):
         name, rank_of, used = _heading(lines, i)
         if used:
-            outline.block("\n".join(held))
+            outline.block("\n".join(held), i - len(held) + 1)
             held = []
-            outline.heading(ranks.setdefault(rank_of, len(ranks) + 1), name)
+            # Of an overlined heading the name is on the second line.
+            outline.heading(ranks.setdefault(rank_of, len(ranks) + 1), name, i + (2 if used == 3 else 1))
             i += used
         else:
             held.append(lines[i])
             i += 1
-    outline.block("\n".join(held))
+    outline.block("\n".join(held), i - len(held) + 1)
     return outline.document(id, outline.first_heading or path.stem, metadata)
 
 

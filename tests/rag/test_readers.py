@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import DataError
 from rag.documents import Document
-from rag.readers import format_of, parse
+from rag.readers import archive, format_of, parse
 from rag.readers import rows as corpus
 
 
@@ -231,10 +231,8 @@ def test_word_headings_lists_and_tables_are_read_in_order(tmp_path: Path) -> Non
 
 
 def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rag.readers import docx
-
-    monkeypatch.setattr(docx, "MAX_UNPACKED_BYTES", 1000)
-    with zipfile.ZipFile(tmp_path / "a.docx", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("word/document.xml", "0" * 100_000)
+    monkeypatch.setattr(archive, "MAX_UNPACKED_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "a.docx", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("word/document.xml", "0" * 100_000)
     with pytest.raises(DataError, match="over the limit"):
         list(parse("docx", tmp_path / "a.docx", "a.docx"))
