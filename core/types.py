@@ -9,13 +9,39 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function the model wants called."""
+
+    id: str
+    name: str
+    arguments: str
+    """A JSON object, as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object"}'
+    """JSON Schema of the arguments, as text."""
+    strict: bool = False
+    """A call whose arguments do not follow the schema is no call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of an assistant's turn."""
+    tool_call_id: str | None = None
+    """Of a tool's turn: the call it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +55,38 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """The first of these in the text ends it; the stop text itself is not returned."""
     seed: int | None = None
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token that the answer holds already."""
+    frequency_penalty: float = 0.0
+    """Likewise, once for each time it does."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, added to its logit)."""
+    top_logprobs: int | None = None
+    """Report each token's log probability, and those of this many likeliest alternatives; None: none at all."""
+    json_schema: str | None = None
+    """JSON Schema, as text, that the answer is held to while it is decoded; ANY_OBJECT for just any JSON object."""
+
+
+ANY_OBJECT = '{"type": "object"}'
+
+ToolChoice = Literal["auto", "none", "required"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One chat to answer."""
+    """One chat to answer, or one text to continue."""
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
     adapter: str | None = None
     """Folder of a PEFT adapter to answer with; None is the base model."""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | Tool = "auto"
+    """A Tool: that one must be called."""
+    parallel_tool_calls: bool = True
+    """Whether one answer may hold several calls."""
+    prompt: str | tuple[int, ...] | None = None
+    """Text or token ids to continue as they are, in place of `messages` (which are empty then)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +108,20 @@ class Source:
     metadata: dict[str, str | int | float | bool] = field(default_factory=dict, hash=False)
 
 
-FinishReason = Literal["stop", "length"]
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely one token was, by the model's own distribution: before temperature, penalties, bias and schema."""
+
+    token: str
+    """Its text; bytes that are no whole character stand as \\xNN."""
+    logprob: float
+    """Natural logarithm."""
+    raw: bytes
+    top: tuple[tuple[str, float, bytes], ...] = ()
+    """The likeliest tokens as (token, logprob, raw), best first."""
+
+
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +133,11 @@ class Completion:
     """Wall time from the request's admission to its last token."""
     sources: tuple[Source, ...] = ()
     """Passages a RagEngine used; empty elsewhere."""
+    unknown_citations: tuple[int, ...] = ()
+    """Numbers that the answer cites and no passage has."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """One a token of the answer, the end-of-turn token left out; None where none were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +146,7 @@ class Delta:
 
     text: str
     completion: Completion | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Whole calls: their arguments do not come in pieces."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of tokens that were not reported before."""

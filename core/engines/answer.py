@@ -7,6 +7,13 @@ once no later token can change it, so what a stream sent is never taken back.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from core.types import TokenLogprob, ToolCall
+
+if TYPE_CHECKING:
+    from core.engines.sampling import Scored
+    from core.engines.tools import ToolReader
 
 REPLACEMENT = "\ufffd"
 """What a tokenizer writes for bytes that are not yet a character."""
@@ -50,10 +57,28 @@ class Detokenizer:
 class AnswerText:
     """The answer so far, and the part of it that may be shown."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        stop: Sequence[str],
+        reader: ToolReader | None = None,
+        report: Callable[[Scored], TokenLogprob] | None = None,
+    ) -> None:
+        """
+        Args:
+            reader: takes function calls out of the text.
+            report: makes the log probabilities of a token that are to be told; None: nobody wants them.
+        """
         self._detokenizer = Detokenizer(decode)
         self._stop = StopStrings(stop)
+        self._reader = reader
+        self._report = report
         self._parts: list[str] = []
+        self._read = 0
+        self._passed = 0
+        self._waiting: list[tuple[int, TokenLogprob]] = []
+        self.logprobs: list[TokenLogprob] = []
+        """Of the tokens let out so far."""
 
     @property
     def text(self) -> str:
@@ -62,16 +87,43 @@ class AnswerText:
 
     @property
     def stopped(self) -> bool:
-        """A stop string has ended the answer."""
-        return self._stop.found
+        """A stop string, or the one call that is allowed, has ended the answer."""
+        return self._stop.found or (self._reader is not None and self._reader.done)
 
-    def push(self, token: int) -> str:
+    @property
+    def calls(self) -> Sequence[ToolCall]:
+        """Function calls that were read so far."""
+        return () if self._reader is None else self._reader.calls
+
+    def push(self, token: int, scored: Scored | None = None) -> str:
         """Text that this token lets out."""
-        return self._add(self._stop.push(self._detokenizer.push(token)))
+        if self._report is not None and scored is not None:
+            self._waiting.append((self._read, self._report(scored)))
+        return self._through(self._detokenizer.push(token))
 
     def finish(self) -> str:
-        """Text that was held back in case a stop string began; bytes of an unfinished character are dropped."""
-        return self._add(self._stop.finish())
+        """Text that was held back in case a stop string or a call began; an unfinished character's bytes are dropped."""
+        shown = "" if self._stop.found else self._stop.finish()
+        self._passed += len(shown)
+        if self._reader is not None:
+            shown = self._reader.push(shown) + self._reader.finish()
+        # Of a stop string only the tokens before it are told; without one, all are.
+        keep = [lp for start, lp in self._waiting if not self._stop.found or start < self._passed]
+        self.logprobs += keep
+        self._waiting = []
+        return self._add(shown)
+
+    def _through(self, piece: str) -> str:
+        self._read += len(piece)
+        shown = self._stop.push(piece)
+        self._passed += len(shown)
+        if self._reader is not None:
+            shown = self._reader.push(shown)
+        if not self._stop.found and self._waiting and self._passed == self._read and piece:
+            # All that was read is let out, so no stop string can take a token back.
+            self.logprobs += [lp for _, lp in self._waiting]
+            self._waiting = []
+        return self._add(shown)
 
     def _add(self, text: str) -> str:
         if text:

@@ -7,17 +7,24 @@ import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
-from core.errors import ContextTooLong, EngineError, EngineUnavailable
-from core.types import FinishReason, Request, Usage
+from core.engines.tools import function, function_call
+from core.errors import ContextTooLong, EngineError, EngineUnavailable, NotHonoured
+from core.types import ANY_OBJECT, FinishReason, Message, Request, TokenLogprob, Tool, ToolCall, Usage
 
 MAX_STOP = 4
 """Stop strings OpenAI accepts; the rest is applied on our side."""
 
 RETRIED = (408, 409, 429, 500, 502, 503, 504, 529)
+
+CLIENT_FIELDS = (
+    *("tools", "tool_choice", "parallel_tool_calls", "response_format", "logprobs", "top_logprobs", "logit_bias"),
+    *("presence_penalty", "frequency_penalty", "temperature", "top_p", "stop", "seed", "prompt"),
+)
+"""Fields that come from the client: an endpoint that refuses one is not broken."""
 
 CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
 
@@ -45,36 +52,104 @@ class Refused(Exception):
         super().__init__(str(error))
 
 
+class Answered(NamedTuple):
+    text: str
+    reason: FinishReason
+    usage: Usage | None
+    """None where the server leaves it out."""
+    tool_calls: tuple[ToolCall, ...]
+    logprobs: tuple[TokenLogprob, ...]
+
+
 class StreamEnd:
     """What a stream says besides its text."""
 
     def __init__(self) -> None:
         self.reason: FinishReason = "stop"
         self.usage: Usage | None = None
+        self.logprobs: list[TokenLogprob] = []
+        self._calls: dict[int, list[str]] = {}
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(ToolCall(*self._calls[index]) for index in sorted(self._calls))
+
+    def add_calls(self, deltas: Any) -> None:
+        """Pieces of calls: id and name come once, arguments in any number of pieces."""
+        for delta in deltas or ():
+            call = self._calls.setdefault(int(delta.get("index") or 0), ["", "", ""])
+            named = delta.get("function") or {}
+            call[0] = call[0] or str(delta.get("id") or "")
+            call[1] += named.get("name") or ""
+            call[2] += named.get("arguments") or ""
 
 
 def estimated_tokens(text: str) -> int:
     return -(-len(text.encode()) // 3)
 
 
+def path(request: Request) -> str:
+    """Where at the endpoint `request` goes."""
+    return "chat/completions" if request.prompt is None else "completions"
+
+
 def body(request: Request, model: str, length_field: str, *, stream: bool) -> dict[str, Any]:
-    """The JSON of a chat completion request. Defaults are left out: some endpoints refuse fields they do not know."""
+    """The JSON of a completion request. Defaults are left out: some endpoints refuse fields they do not know."""
     sampling = request.sampling
-    value: dict[str, Any] = {
-        "model": model,
-        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-        length_field: sampling.max_tokens,
-        "temperature": sampling.temperature,
-    }
+    value: dict[str, Any] = {"model": model, length_field: sampling.max_tokens, "temperature": sampling.temperature}
+    if request.prompt is None:
+        value["messages"] = [_turn(message) for message in request.messages]
+    else:
+        value["prompt"] = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
     if sampling.top_p < 1:
         value["top_p"] = sampling.top_p
     if stop := [s for s in sampling.stop if s]:
         value["stop"] = stop[:MAX_STOP]
     if sampling.seed is not None:
         value["seed"] = sampling.seed
+    if sampling.presence_penalty:
+        value["presence_penalty"] = sampling.presence_penalty
+    if sampling.frequency_penalty:
+        value["frequency_penalty"] = sampling.frequency_penalty
+    if sampling.logit_bias:
+        value["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
+    if sampling.top_logprobs is not None:
+        alternatives = {"top_logprobs": sampling.top_logprobs} if sampling.top_logprobs else {}
+        value |= {"logprobs": True, **alternatives} if request.prompt is None else {"logprobs": sampling.top_logprobs}
+    if sampling.json_schema is not None:
+        value["response_format"] = _response_format(sampling.json_schema)
+    if request.tools:
+        value |= _tools(request)
     if stream:
         value |= {"stream": True, "stream_options": {"include_usage": True}}
     return value
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [function_call(call) for call in message.tool_calls]
+        turn["content"] = message.content or None
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _response_format(schema: str) -> dict[str, Any]:
+    if schema == ANY_OBJECT:
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(schema), "strict": True}}
+
+
+def _tools(request: Request) -> dict[str, Any]:
+    choice: Any = request.tool_choice
+    if isinstance(choice, Tool):
+        choice = {"type": "function", "function": {"name": choice.name}}
+    value: dict[str, Any] = {
+        "tools": [{"type": "function", "function": function(tool)} for tool in request.tools],
+        "tool_choice": choice,
+    }
+    return value if request.parallel_tool_calls else {**value, "parallel_tool_calls": False}
 
 
 def check(response: httpx.Response, endpoint: str) -> None:
@@ -90,29 +165,63 @@ def check(response: httpx.Response, endpoint: str) -> None:
         raise _context_refusal(message, text)
     if status in (401, 403):
         raise Refused(EngineUnavailable(f"{text} (the key is read from TUNEFORK_API_KEY or OPENAI_API_KEY)"))
+    if status in (400, 422) and param is not None and param.split(".")[0].split("[")[0] in CLIENT_FIELDS:
+        raise Refused(NotHonoured(param, f"the endpoint of this model does not support this request's '{param}'"))
     if status == 404 or code == "insufficient_quota":
         raise Refused(EngineUnavailable(text))
     error = EngineUnavailable(text) if status in (502, 503, 504, 529) else EngineError(text)
     raise Refused(error, again=status in RETRIED, retry_after_s=_retry_after_s(response))
 
 
-def answer(response: httpx.Response, endpoint: str) -> tuple[str, FinishReason, Usage | None]:
-    """Text, finish reason and usage (None where the server leaves it out) of a whole answer.
+def answer(response: httpx.Response, endpoint: str) -> Answered:
+    """What a whole answer says.
 
     Raises:
-        Refused: the body is no chat completion.
+        Refused: the body is no completion.
     """
     try:
         value = response.json()
         choice = value["choices"][0]
-        text = choice["message"].get("content") or ""
-        return str(text), _reason(choice.get("finish_reason"), endpoint), _usage(value)
+        message = choice["message"] if "message" in choice else {"content": choice["text"]}
+        calls = StreamEnd()
+        calls.add_calls([{**call, "index": i} for i, call in enumerate(message.get("tool_calls") or ())])
+        return Answered(
+            str(message.get("content") or ""),
+            _reason(choice.get("finish_reason"), endpoint),
+            _usage(value),
+            calls.tool_calls,
+            logprobs(choice.get("logprobs")),
+        )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as exc:
         raise Refused(EngineError(f"{endpoint}: answered with no chat completion: {_short(response.text)}")) from exc
 
 
+def logprobs(value: Any) -> tuple[TokenLogprob, ...]:
+    """Log probabilities from a choice, in the form of chat completions or in that of completions; () for None."""
+    if not value:
+        return ()
+    if value.get("content") is not None:
+        return tuple(_logprob(item) for item in value["content"])
+    tops = value.get("top_logprobs") or [None] * len(value.get("tokens") or ())
+    return tuple(
+        TokenLogprob(
+            token, float(logprob), token.encode(), tuple((t, float(lp), t.encode()) for t, lp in (top or {}).items())
+        )
+        for token, logprob, top in zip(value.get("tokens") or (), value.get("token_logprobs") or (), tops, strict=True)
+    )
+
+
+def _logprob(item: Any) -> TokenLogprob:
+    top = tuple((t["token"], float(t["logprob"]), _bytes(t)) for t in item.get("top_logprobs") or ())
+    return TokenLogprob(item["token"], float(item["logprob"]), _bytes(item), top)
+
+
+def _bytes(item: Any) -> bytes:
+    return str(item["token"]).encode() if item.get("bytes") is None else bytes(item["bytes"])
+
+
 async def pieces(response: httpx.Response, endpoint: str, end: StreamEnd) -> AsyncIterator[str]:
-    """Text pieces of a server-sent event stream; fills `end`.
+    """Text pieces of a server-sent event stream ("" where only something else is new); fills `end`.
 
     Raises:
         Refused: the stream breaks off, carries an error, or is no stream of completions.
@@ -137,7 +246,12 @@ async def pieces(response: httpx.Response, endpoint: str, end: StreamEnd) -> Asy
                 if choice.get("finish_reason"):
                     end.reason = _reason(choice["finish_reason"], endpoint)
                     finished = True
-                if text := (choice.get("delta") or {}).get("content"):
+                told = logprobs(choice.get("logprobs"))
+                end.logprobs += told
+                delta = choice.get("delta") or {}
+                end.add_calls(delta.get("tool_calls"))
+                text = delta.get("content") or choice.get("text") or ""
+                if text or told:
                     yield text
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise Refused(EngineError(f"{endpoint}: sent what is no chat completion chunk: {_short(line)}")) from exc
@@ -150,7 +264,7 @@ async def pieces(response: httpx.Response, endpoint: str, end: StreamEnd) -> Asy
 def _reason(value: Any, endpoint: str) -> FinishReason:
     if value == "content_filter":
         raise Refused(EngineError(f"{endpoint}: the endpoint's content filter stopped the answer"))
-    return "length" if value == "length" else "stop"
+    return value if value in ("length", "tool_calls") else "stop"
 
 
 def _usage(value: Any) -> Usage | None:

@@ -206,15 +206,16 @@ class RemoteEngine:
         body = (
             wire.body(request, self._endpoint_model(request), self._length_field, stream=out is not None) | self._extra
         )
-        url = f"{self._url}/chat/completions"
+        url = f"{self._url}/{wire.path(request)}"
         started = time.monotonic()
         if out is None:
             response = await self._client.post(url, json=body)
             wire.check(response, self._url)
-            text, reason, usage = wire.answer(response, self._url)
+            answered = wire.answer(response, self._url)
             stop = StopStrings(request.sampling.stop)
-            text = stop.push(text) + stop.finish()
-            return self._completion(request, text, "stop" if stop.found else reason, usage, started)
+            text = stop.push(answered.text) + stop.finish()
+            reason = "stop" if stop.found else answered.reason
+            return self._completion(request, answered._replace(text=text, reason=reason), started)
         async with self._client.stream("POST", url, json=body) as response:
             if response.status_code != 200:
                 await response.aread()
@@ -225,20 +226,23 @@ class RemoteEngine:
         self, index: int, request: Request, response: httpx.Response, out: Out, sent: _Sent, started: float
     ) -> Completion:
         stop = StopStrings(request.sampling.stop)
-        text = ""
+        text, told = "", 0
         end = wire.StreamEnd()
         async for piece in wire.pieces(response, self._url, end):
-            if shown := stop.push(piece):
-                text += shown
+            shown, new = stop.push(piece), tuple(end.logprobs[told:])
+            if shown or new:
+                text, told = text + shown, told + len(new)
                 sent.pieces += 1
-                out.put((index, Delta(shown)))
+                out.put((index, Delta(shown, logprobs=new)))
             if stop.found:
                 break
-        if rest := stop.finish():
+        rest = stop.finish()
+        if rest or end.tool_calls:
             text += rest
-            out.put((index, Delta(rest)))
+            out.put((index, Delta(rest, tool_calls=end.tool_calls)))
         reason: FinishReason = "stop" if stop.found else end.reason
-        return self._completion(request, text, reason, end.usage, started)
+        answered = wire.Answered(text, reason, end.usage, end.tool_calls, tuple(end.logprobs))
+        return self._completion(request, answered, started)
 
     def _endpoint_model(self, request: Request) -> str:
         if request.adapter is None:
@@ -250,13 +254,20 @@ class RemoteEngine:
             )
         return self._adapters[request.adapter]
 
-    def _completion(
-        self, request: Request, text: str, reason: FinishReason, usage: Usage | None, started: float
-    ) -> Completion:
+    def _completion(self, request: Request, answered: wire.Answered, started: float) -> Completion:
+        usage = answered.usage
         if usage is None:
             prompt = sum(self.count_tokens(m.content) for m in request.messages)
-            usage = Usage(prompt, self.count_tokens(text))
-        return Completion(text, reason, usage, time.monotonic() - started)
+            usage = Usage(prompt, self.count_tokens(answered.text))
+        return Completion(
+            answered.text,
+            # A call that was demanded ends with "stop" at some endpoints, and with "tool_calls" at others.
+            "tool_calls" if answered.tool_calls and answered.reason == "stop" else answered.reason,
+            usage,
+            time.monotonic() - started,
+            tool_calls=answered.tool_calls,
+            logprobs=None if request.sampling.top_logprobs is None else answered.logprobs,
+        )
 
 
 class _Sent:

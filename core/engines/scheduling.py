@@ -16,10 +16,12 @@ from core.engines.answer import AnswerText
 from core.engines.base import Result
 from core.engines.collect import Out
 from core.engines.decoding import Decoder, Row
+from core.engines.grammar import Constraint
 from core.engines.lora import AdapterBank
-from core.engines.sampling import Sampler
+from core.engines.sampling import Sampler, Scored
+from core.engines.tools import ToolReader
 from core.errors import EngineError, EngineUnavailable
-from core.types import Completion, Delta, FinishReason, Request, Usage
+from core.types import Completion, Delta, FinishReason, Request, TokenLogprob, Usage
 
 RESERVED_ANSWER = 256
 """Columns set aside for an answer when its row is admitted; a longer one may grow past them."""
@@ -28,7 +30,16 @@ RESERVED_ANSWER = 256
 class Ask:
     """One request on its way through the batch."""
 
-    def __init__(self, index: int, request: Request, prompt: Sequence[int], max_new: int, call: Call) -> None:
+    def __init__(
+        self,
+        index: int,
+        request: Request,
+        prompt: Sequence[int],
+        max_new: int,
+        call: Call,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self.constraint = constraint
         self.index = index
         self.request = request
         self.prompt = prompt
@@ -37,6 +48,9 @@ class Ask:
         self.row: Row | None = None
         self.answer: AnswerText | None = None
         self.made = 0
+        self.told = 0
+        """Log probabilities and calls that the caller has been given."""
+        self.handed = 0
         self.started = 0.0
         self._ended = False
 
@@ -67,6 +81,7 @@ class Scheduler:
         bank: AdapterBank,
         decode: Callable[[Sequence[int]], str],
         end_ids: frozenset[int],
+        report: Callable[[Scored], TokenLogprob],
         *,
         max_rows: int,
         max_columns: int,
@@ -75,6 +90,7 @@ class Scheduler:
         Args:
             decode: token ids to text.
             end_ids: tokens that end an answer.
+            report: the log probabilities of a token, as callers get them.
             max_rows: most rows in the running batch.
             max_columns: most columns of keys and values, rows x longest row, over the running batch.
         """
@@ -82,6 +98,7 @@ class Scheduler:
         self._bank = bank
         self._decode = decode
         self._end_ids = end_ids
+        self._report = report
         self._max_rows = max_rows
         self._max_columns = max_columns
         self._waiting: deque[deque[Ask]] = deque()
@@ -178,8 +195,14 @@ class Scheduler:
             except EngineError as exc:
                 self._fail([ask], exc)
                 continue
-            ask.row = Row(ask.prompt, Sampler(ask.request.sampling), slot)
-            ask.answer = AnswerText(self._decode, ask.request.sampling.stop)
+            sampling = ask.request.sampling
+            ask.row = Row(ask.prompt, Sampler(sampling, ask.constraint), slot)
+            ask.answer = AnswerText(
+                self._decode,
+                sampling.stop,
+                ToolReader(ask.request) if ask.request.tools else None,
+                None if sampling.top_logprobs is None else self._report,
+            )
             self._running.append(ask)
             rows.append(ask.row)
         if rows:
@@ -188,24 +211,41 @@ class Scheduler:
     def _advance(self, rows: list[Row]) -> None:
         """Hand out each row's newest token, and let finished rows go."""
         finished: list[tuple[Ask, FinishReason]] = []
+        failed: list[tuple[Ask, EngineError]] = []
         by_row = {id(ask.row): ask for ask in self._running}
         for row in rows:
             ask = by_row[id(row)]
             assert ask.answer is not None
+            if row.sampler.error is not None:
+                failed.append((ask, row.sampler.error))
+                continue
             ask.made += 1
             end = row.last in self._end_ids
-            piece = "" if end else ask.answer.push(row.last)
+            piece = "" if end else ask.answer.push(row.last, row.sampler.scored)
+            end = end or row.sampler.complete
             done = end or ask.answer.stopped or ask.made >= ask.max_new
             if done:
-                piece += "" if ask.answer.stopped else ask.answer.finish()
-            if piece and ask.call.deltas:
-                ask.call.out.put((ask.index, Delta(piece)))
+                piece += ask.answer.finish()
+            if ask.call.deltas:
+                self._hand_out(ask, piece)
             if done:
                 reason: FinishReason = "stop" if end or ask.answer.stopped else "length"
-                finished.append((ask, reason))
-        self._drop([ask for ask, _ in finished])
+                finished.append((ask, "tool_calls" if ask.answer.calls else reason))
+        self._drop([ask for ask, _ in (*finished, *failed)])
+        for ask, error in failed:
+            ask.end(error)
         for ask, reason in finished:
             ask.end(_completion(ask, reason))
+
+    @staticmethod
+    def _hand_out(ask: Ask, piece: str) -> None:
+        """What is new of an answer: text, calls, log probabilities."""
+        answer = ask.answer
+        assert answer is not None
+        logprobs, calls = tuple(answer.logprobs[ask.told :]), tuple(answer.calls[ask.handed :])
+        if piece or logprobs or calls:
+            ask.told, ask.handed = len(answer.logprobs), len(answer.calls)
+            ask.call.out.put((ask.index, Delta(piece, tool_calls=calls, logprobs=logprobs)))
 
     def _drop(self, asks: list[Ask]) -> None:
         if asks:
@@ -222,7 +262,12 @@ class Scheduler:
 def _completion(ask: Ask, reason: FinishReason) -> Completion:
     assert ask.answer is not None
     return Completion(
-        ask.answer.text, reason, Usage(len(ask.prompt), ask.made), latency_s=time.monotonic() - ask.started
+        ask.answer.text,
+        reason,
+        Usage(len(ask.prompt), ask.made),
+        latency_s=time.monotonic() - ask.started,
+        tool_calls=tuple(ask.answer.calls),
+        logprobs=None if ask.request.sampling.top_logprobs is None else tuple(ask.answer.logprobs),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -10,8 +11,9 @@ from typing import TypeAlias
 
 from core.engines.answer import StopStrings
 from core.engines.base import OnDone, Result
+from core.engines.tools import ToolReader, held_to_choice
 from core.errors import ContextTooLong, EngineError, EngineUnavailable
-from core.types import Completion, Delta, FinishReason, Request, Usage
+from core.types import Completion, Delta, FinishReason, Request, TokenLogprob, Usage
 
 Script: TypeAlias = Callable[[Request], "str | EngineError"] | Mapping[str, "str | EngineError"]
 """Answer by request, or by the text of the last message. An EngineError as answer is a call that fails so."""
@@ -93,32 +95,51 @@ class ScriptedEngine:
 
     def _pieces(self, request: Request) -> Iterator[Delta]:
         started = time.monotonic()
-        prompt = sum(self.count_tokens(m.content) for m in request.messages)
+        request = held_to_choice(request)
+        prompt = sum(self.count_tokens(text) for text in _asked(request))
         if self._window is not None and prompt + 1 > self._window:
             raise ContextTooLong(prompt, self._window)
         room = request.sampling.max_tokens if self._window is None else self._window - prompt
         limit = min(request.sampling.max_tokens, room)
         tokens = _tokens(self._answer(request))
-        stop = StopStrings(request.sampling.stop)
-        text, made = "", 0
+        stop, reader = StopStrings(request.sampling.stop), ToolReader(request)
+        text, made, calls = "", 0, 0
+        logprobs: list[TokenLogprob] = []
+        wanted = request.sampling.top_logprobs
         for token in tokens[:limit]:
             if self._delay_s:
                 time.sleep(self._delay_s)
             made += 1
-            if piece := stop.push(token):
+            told = () if wanted is None else (_certain(token, wanted),)
+            logprobs += told
+            piece = reader.push(stop.push(token))
+            new, calls = tuple(reader.calls[calls:]), len(reader.calls)
+            if piece or told or new:
                 text += piece
-                yield Delta(piece)
-            if stop.found:
+                yield Delta(piece, tool_calls=new, logprobs=told)
+            if stop.found or reader.done:
                 break
-        if rest := stop.finish():
+        rest = reader.push(stop.finish()) + reader.finish()
+        if rest or reader.calls[calls:]:
             text += rest
-            yield Delta(rest)
-        reason: FinishReason = "length" if not stop.found and len(tokens) > limit else "stop"
-        yield Delta("", Completion(text, reason, Usage(prompt, made), time.monotonic() - started))
+            yield Delta(rest, tool_calls=tuple(reader.calls[calls:]))
+        cut = not stop.found and not reader.done and len(tokens) > limit
+        reason: FinishReason = "length" if cut else "tool_calls" if reader.calls else "stop"
+        yield Delta(
+            "",
+            Completion(
+                text,
+                reason,
+                Usage(prompt, made),
+                time.monotonic() - started,
+                tool_calls=tuple(reader.calls),
+                logprobs=None if wanted is None else tuple(logprobs),
+            ),
+        )
 
     def _answer(self, request: Request) -> str:
         if isinstance(self._script, Mapping):
-            question = request.messages[-1].content
+            question = _asked(request)[-1]
             if question not in self._script:
                 raise EngineError(f"the script has no answer to {question!r}")
             answer = self._script[question]
@@ -126,7 +147,30 @@ class ScriptedEngine:
             answer = self._script(request)
         if isinstance(answer, EngineError):
             raise answer
+        if request.sampling.json_schema is not None:
+            _check(answer, request.sampling.json_schema)
         return answer
+
+
+def _asked(request: Request) -> list[str]:
+    if request.prompt is None:
+        return [message.content for message in request.messages]
+    return [request.prompt if isinstance(request.prompt, str) else " ".join(map(str, request.prompt))]
+
+
+def _check(answer: str, schema: str) -> None:
+    """A script cannot be held to a schema, only be checked against it."""
+    import jsonschema
+
+    try:
+        jsonschema.validate(json.loads(answer), json.loads(schema))
+    except (ValueError, jsonschema.ValidationError) as exc:
+        raise EngineError(f"the script's answer {answer!r} does not follow the schema") from exc
+
+
+def _certain(token: str, top: int) -> TokenLogprob:
+    alternatives = ((token, 0.0, token.encode()),) if top else ()
+    return TokenLogprob(token, 0.0, token.encode(), alternatives)
 
 
 def _tokens(text: str) -> list[str]:

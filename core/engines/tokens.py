@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import EngineError, EngineUnavailable
-from core.types import Message
+from core.engines.grammar import Grammars
+from core.engines.tools import as_text, function, function_call, offered
+from core.errors import EngineError, EngineUnavailable, NotHonoured
+from core.types import Message, Request, Tool
 
 
 class ChatTokenizer:
@@ -29,6 +32,8 @@ class ChatTokenizer:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError, ImportError) as exc:
             raise EngineUnavailable(f"{folder}: its tokenizer cannot be read ({_first_line(exc)})") from exc
+        self.takes_tools = _takes_tools(self._tokenizer.chat_template)
+        """Whether the chat template has a place for tools."""
         self._end_of_turn = self._find_end_of_turn()
 
     @property
@@ -43,8 +48,8 @@ class ChatTokenizer:
         length = self._tokenizer.model_max_length
         return int(length) if length is not None and length < 10**9 else None
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt text of `messages`, ready for the assistant's answer.
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
+        """The prompt text of `messages`, ready for the assistant's answer. Tools go where the template has a place.
 
         Raises:
             EngineError: the model has no chat template, or its template refuses these messages.
@@ -54,11 +59,52 @@ class ChatTokenizer:
                 f"{self._folder.name}: the model has no chat template, so it cannot answer a chat;"
                 " use an instruct model, or put a chat_template.jinja into its folder"
             )
-        return self._apply(messages, add_generation_prompt=True)
+        if not self.takes_tools:
+            messages, tools = as_text(messages, tools), ()
+        return self._apply(messages, add_generation_prompt=True, tools=tools)
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of `render(messages)`. The template writes the special tokens itself."""
-        return self.ids(self.render(messages))
+    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        """Token ids of `render(messages, tools)`. The template writes the special tokens itself."""
+        return self.ids(self.render(messages, tools))
+
+    def prompt(self, request: Request) -> list[int]:
+        """Token ids of what `request` puts before the model: its chat, or the text to continue.
+
+        Raises:
+            EngineError: as `render`; NotHonoured where a token id is none of this model's.
+        """
+        if request.prompt is None:
+            return self.encode(request.messages, offered(request))
+        if isinstance(request.prompt, str):
+            with self._lock:
+                ids = list(self._tokenizer(request.prompt)["input_ids"])
+        else:
+            ids = list(request.prompt)
+            if any(i >= len(self._tokenizer) for i in ids):
+                raise NotHonoured("prompt", f"a token id of the prompt is not among the model's {len(self._tokenizer)}")
+        if not ids:
+            # A model must be given something: its own beginning of a text.
+            start = self._tokenizer.bos_token_id
+            ids = [self._tokenizer.eos_token_id if start is None else start]
+        return ids
+
+    def grammars(self, vocabulary: int, end_ids: frozenset[int]) -> Grammars:
+        """Holds answers of a model with `vocabulary` logits to schemas.
+
+        Raises:
+            NotHonoured: it is a tokenizer without a fast implementation, which llguidance cannot read.
+        """
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise NotHonoured(
+                "response_format", f"{self._folder.name}: its tokenizer has no fast form, which schemas need"
+            )
+        from tokenizers import Tokenizer
+
+        copy = Tokenizer.from_str(backend.to_str())
+        copy.no_padding()
+        copy.no_truncation()
+        return Grammars(copy.to_str(), vocabulary, end_ids)
 
     def ids(self, text: str) -> list[int]:
         """Token ids of `text`, without special tokens around it."""
@@ -70,16 +116,19 @@ class ChatTokenizer:
         with self._lock:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def _apply(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    def _apply(self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[Tool] = ()) -> str:
         from jinja2 import TemplateError
 
-        turns = [{"role": m.role, "content": m.content} for m in messages]
+        options: dict[str, Any] = {}
+        if tools:
+            options["tools"] = [{"type": "function", "function": function(tool)} for tool in tools]
         try:
             rendered = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt
+                [_turn(m) for m in messages], tokenize=False, add_generation_prompt=add_generation_prompt, **options
             )
         except TemplateError as exc:
-            raise EngineError(f"the chat template of {self._folder.name} refuses these messages: {exc}") from exc
+            text = f"the chat template of {self._folder.name} refuses these messages: {exc}"
+            raise NotHonoured("messages", text) from exc
         return str(rendered)
 
     def _find_end_of_turn(self) -> int | None:
@@ -97,6 +146,38 @@ class ChatTokenizer:
         _, found, tail = text.rpartition(answer)
         ids = self.ids(tail.strip()) if found else []
         return ids[0] if ids and ids[0] in self._tokenizer.all_special_ids else None
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """`message` as templates take it: the arguments of a call as an object, not as its text."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        calls = [function_call(call) for call in message.tool_calls]
+        for call in calls:
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+        turn["tool_calls"] = calls
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _takes_tools(template: Any) -> bool:
+    """Whether a chat template reads the variable `tools`."""
+    from jinja2 import TemplateSyntaxError, meta
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    if isinstance(template, dict):  # several templates by name, one of them for tools
+        return "tool_use" in template or _takes_tools(template.get("default"))
+    if not isinstance(template, str):
+        return False
+    # `generation` blocks are transformers' own extension; without it the template would not parse.
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)
+    try:
+        parsed = ImmutableSandboxedEnvironment(extensions=[loopcontrols]).parse(plain)
+    except TemplateSyntaxError:
+        return False
+    return "tools" in meta.find_undeclared_variables(parsed)
 
 
 def generation_ends(folder: Path) -> frozenset[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import inspect
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from core.engines.base import OnDone, Result
 from core.engines.collect import collect, pieces
 from core.engines.decoding import Decoder
 from core.engines.lora import AdapterBank
+from core.engines.sampling import Scored
 from core.engines.scheduling import Ask, Call, Scheduler
 from core.engines.tokens import ChatTokenizer, generation_ends
-from core.errors import ContextTooLong, EngineError, EngineUnavailable
-from core.types import Delta, Request
+from core.engines.tools import held_to_choice
+from core.errors import ContextTooLong, EngineError, EngineUnavailable, NotHonoured
+from core.types import Delta, Request, TokenLogprob
 
 MAX_ROWS = 64
 """Rows of the running batch."""
@@ -56,6 +59,10 @@ class TransformersEngine:
         self._model = load_model(folder, dtype)
         self._window = _context_window(self._model.config, self._tokens)
         self._bank = AdapterBank(self._model, name)
+        self._vocabulary = int(self._model.config.get_text_config().vocab_size)
+        ends = self._tokens.end_ids | generation_ends(folder)
+        # Most answers need no grammar, and reading the tokenizer for them takes some tenths of a second.
+        self._grammars = cache(lambda: self._tokens.grammars(self._vocabulary, ends))
         columns = _cache_columns(self._model)
         self._scheduler = Scheduler(
             Decoder(
@@ -66,7 +73,8 @@ class TransformersEngine:
             ),
             self._bank,
             self._tokens.text,
-            self._tokens.end_ids | generation_ends(folder),
+            ends,
+            self._report,
             max_rows=max_rows,
             max_columns=columns,
         )
@@ -123,15 +131,30 @@ class TransformersEngine:
 
     def _ask(self, index: int, request: Request, call: Call) -> Ask | EngineError:
         try:
-            prompt = self._tokens.encode(request.messages)
+            request = held_to_choice(request)
+            prompt = self._tokens.prompt(request)
+            sampling = request.sampling
+            if any(not 0 <= token < self._vocabulary for token, _ in sampling.logit_bias):
+                raise NotHonoured("logit_bias", f"logit_bias names a token id outside the model's {self._vocabulary}")
+            schema = sampling.json_schema
+            constraint = None if schema is None else self._grammars().constraint(schema)
         except EngineError as exc:
             return exc
-        max_new = request.sampling.max_tokens
+        max_new = sampling.max_tokens
         if self._window is not None:
             if len(prompt) + 1 > self._window:
                 return ContextTooLong(len(prompt), self._window)
             max_new = min(max_new, self._window - len(prompt))
-        return Ask(index, request, prompt, max_new, call)
+        return Ask(index, request, prompt, max_new, call, constraint)
+
+    def _report(self, scored: Scored) -> TokenLogprob:
+        token, written = self._written(scored.token)
+        top = tuple((*self._written(other), logprob) for other, logprob in scored.top)
+        return TokenLogprob(token, scored.logprob, written, tuple((text, lp, raw) for text, raw, lp in top))
+
+    def _written(self, token: int) -> tuple[str, bytes]:
+        raw = self._grammars().token_bytes(token)
+        return raw.decode("utf-8", "backslashreplace"), raw
 
 
 def load_model(folder: Path, dtype: torch.dtype | None = None) -> Any:

@@ -17,9 +17,10 @@ from pathlib import Path
 from core.engines.adapters import WEIGHTS, AdapterError, adapter_config, rank
 from core.engines.base import OnDone, Result
 from core.engines.tokens import ChatTokenizer, generation_ends
+from core.engines.tools import as_text, held_to_choice, offered, read_calls, with_calls
 from core.engines.vllm_server import VllmServer
 from core.errors import ContextTooLong, EngineError, EngineUnavailable, MissingExtra
-from core.types import Delta, Request
+from core.types import Completion, Delta, Request
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values vLLM takes for --max-lora-rank."""
@@ -101,18 +102,29 @@ class VllmEngine:
                     if on_done is not None:
                         on_done(index, exc)
             places = [index for index, _ in ready]
-            report = None if on_done is None else lambda i, result: on_done(places[i], result)
+
+            answered: dict[int, Result] = {}
+
+            def read(i: int, result: Result) -> Result:
+                # Once an answer: reading gives the calls in it their ids.
+                if i not in answered:
+                    found = with_calls(requests[places[i]], result) if isinstance(result, Completion) else result
+                    answered[i] = found
+                return answered[i]
+
+            report = None if on_done is None else lambda i, result: on_done(places[i], read(i, result))
             try:
-                answers = server.remote.complete([request for _, request in ready], report)
+                raw = server.remote.complete([request for _, request in ready], report)
             except EngineUnavailable as exc:
                 raise self._explained(server, exc) from exc
+            answers = [read(i, result) for i, result in enumerate(raw)]
         results.update(zip(places, answers, strict=True))
         return [results[index] for index in range(len(requests))]
 
     def stream(self, request: Request) -> Iterator[Delta]:
         with self._in_use(self._wanted_rank([request])) as server:
             try:
-                yield from server.remote.stream(self._prepared(server, request))
+                yield from read_calls(request, server.remote.stream(self._prepared(server, request)))
             except EngineUnavailable as exc:
                 raise self._explained(server, exc) from exc
 
@@ -211,14 +223,24 @@ class VllmEngine:
         Raises:
             EngineError: it does not fit, or its adapter cannot be used.
         """
-        prompt = len(self._tokens.encode(request.messages))
+        prompt = len(self._tokens.prompt(request))
         window = server.context_window
         if prompt + 1 > window:
             raise ContextTooLong(prompt, window)
         if request.adapter is not None:
             self._load(server, request.adapter)
         longest = min(request.sampling.max_tokens, window - prompt)
+        request = self._told(held_to_choice(request))
         return replace(request, sampling=replace(request.sampling, max_tokens=longest))
+
+    def _told(self, request: Request) -> Request:
+        """`request` with its tools in the prompt only: vLLM's own reading of calls needs a parser named at its start,
+        one for each family of models, so the answer's text is read here as on every other engine."""
+        if request.prompt is not None:
+            return request
+        if self._tokens.takes_tools:
+            return replace(request, tools=offered(request), tool_choice="none")
+        return replace(request, messages=as_text(request.messages, offered(request)), tools=(), tool_choice="auto")
 
     def _load(self, server: VllmServer, folder: str) -> None:
         """Load the adapter under a name that changes with its weights: vLLM's prefix cache goes by the name."""

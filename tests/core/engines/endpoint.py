@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from core.engines.base import Engine
+from core.engines.tools import function_call
 from core.errors import ContextTooLong
-from core.types import Message, Request, Sampling
+from core.types import ANY_OBJECT, Message, Request, Sampling, TokenLogprob, Tool, ToolCall
 
 Trouble = Callable[[BaseHTTPRequestHandler, dict[str, Any]], bool]
 """Answers a request in its own way and returns True, or leaves it to the engine."""
@@ -106,21 +107,15 @@ def slowly(seconds: float) -> Trouble:
 
 
 def _answer(handler: BaseHTTPRequestHandler, endpoint: Endpoint, body: dict[str, Any]) -> None:
-    request = Request(
-        tuple(Message(m["role"], m["content"]) for m in body["messages"]),
-        Sampling(
-            max_tokens=body["max_tokens"],
-            temperature=body["temperature"],
-            top_p=body.get("top_p", 1.0),
-            stop=tuple(body.get("stop", ())),
-            seed=body.get("seed"),
-        ),
-    )
+    request = _request(body)
     if body.get("stream"):
         begin_stream(handler)
         for delta in endpoint.engine.stream(request):
             if delta.completion is None:
-                event(handler, {"choices": [{"delta": {"content": delta.text}, "finish_reason": None}]})
+                told = {"logprobs": _logprobs(delta.logprobs)} if delta.logprobs else {}
+                calls = {"tool_calls": _calls(delta.tool_calls)} if delta.tool_calls else {}
+                said = {"text": delta.text} if "prompt" in body else {"delta": {"content": delta.text, **calls}}
+                event(handler, {"choices": [{**said, **told, "finish_reason": None}]})
                 continue
             done = delta.completion
             event(handler, {"choices": [{"delta": {}, "finish_reason": done.finish_reason}]})
@@ -130,21 +125,74 @@ def _answer(handler: BaseHTTPRequestHandler, endpoint: Endpoint, body: dict[str,
         return
     (result,) = endpoint.engine.complete([request])
     if isinstance(result, ContextTooLong):
-        message = (
+        text = (
             f"This model's maximum context length is {result.context_window} tokens."
             f" However, your messages resulted in {result.prompt_tokens} tokens."
         )
-        send(handler, 400, json.dumps({"error": {"message": message, "code": "context_length_exceeded"}}))
+        send(handler, 400, json.dumps({"error": {"message": text, "code": "context_length_exceeded"}}))
         return
     if isinstance(result, Exception):
         send(handler, 400, json.dumps({"error": {"message": str(result), "code": None}}))
         return
-    value: dict[str, Any] = {
-        "choices": [{"message": {"role": "assistant", "content": result.text}, "finish_reason": result.finish_reason}]
-    }
+    calls = {"tool_calls": [function_call(call) for call in result.tool_calls]} if result.tool_calls else {}
+    message = {"message": {"role": "assistant", "content": result.text, **calls}}
+    said = {"text": result.text} if "prompt" in body else message
+    logprobs = _logprobs(result.logprobs) if result.logprobs is not None else None
+    value: dict[str, Any] = {"choices": [{**said, "logprobs": logprobs, "finish_reason": result.finish_reason}]}
     if endpoint.usage:
         value["usage"] = _usage(result.usage.prompt_tokens, result.usage.completion_tokens)
     send(handler, 200, json.dumps(value))
+
+
+def _request(body: dict[str, Any]) -> Request:
+    tools = {t["function"]["name"]: _tool(t["function"]) for t in body.get("tools", ())}
+    choice = body.get("tool_choice", "auto")
+    shape = body.get("response_format", {})
+    schema = {"json_object": ANY_OBJECT, "json_schema": json.dumps(shape.get("json_schema", {}).get("schema"))}
+    return Request(
+        tuple(Message(m["role"], m["content"]) for m in body.get("messages", ())),
+        Sampling(
+            max_tokens=body["max_tokens"],
+            temperature=body["temperature"],
+            top_p=body.get("top_p", 1.0),
+            stop=tuple(body.get("stop", ())),
+            seed=body.get("seed"),
+            top_logprobs=body.get("top_logprobs", 0) if body.get("logprobs") else None,
+            json_schema=schema.get(shape.get("type")),
+        ),
+        tools=tuple(tools.values()),
+        tool_choice=choice if isinstance(choice, str) else tools[choice["function"]["name"]],
+        prompt=body.get("prompt"),
+    )
+
+
+def _tool(function: dict[str, Any]) -> Tool:
+    return Tool(function["name"], function["description"], json.dumps(function["parameters"]))
+
+
+def _calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """Calls as they are streamed, the name before the arguments' two halves."""
+    pieces: list[dict[str, Any]] = []
+    for index, call in enumerate(calls):
+        half = len(call.arguments) // 2
+        first = {"name": call.name, "arguments": call.arguments[:half]}
+        pieces.append({"index": index, "id": call.id, "type": "function", "function": first})
+        pieces.append({"index": index, "function": {"arguments": call.arguments[half:]}})
+    return pieces
+
+
+def _logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {
+        "content": [
+            {
+                "token": lp.token,
+                "logprob": lp.logprob,
+                "bytes": list(lp.raw),
+                "top_logprobs": [{"token": t, "logprob": p, "bytes": list(raw)} for t, p, raw in lp.top],
+            }
+            for lp in logprobs
+        ]
+    }
 
 
 def _usage(prompt: int, completion: int) -> dict[str, int]:
