@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 CLOSED = "closed"
 PROMPT = "prompt"
@@ -29,18 +30,33 @@ FAMILIES = (
 )
 """The arms of decision.md, in the order in which tables show them."""
 
+WITH_PASSAGES = frozenset([ORACLE, ORACLE_FEW_SHOT, RETRIEVED, TUNE_RETRIEVED, TUNE_ORACLE, WRONG_PASSAGE])
+"""What is asked with passages in the prompt, and so needs documents or gold passages."""
+
 REMEDIES = FAMILIES[1:-1]
 """What could end in a route; `wrong_passage` only tells how a model takes junk."""
 
 
 def family(arm: str) -> str:
-    """`few_shot` for `few_shot:8:similar`; an unknown name is its own family and never enters a route."""
+    """`few_shot` for `few_shot:8_similar`; an unknown name is its own family and never enters a route."""
     return arm.partition(":")[0]
 
 
 def tuning_method(arm: str) -> str:
     """`head` for `tune:head`, else `lora` (`tune`, `tune:lora`)."""
     return "head" if arm.split(":")[1:2] == ["head"] else "lora"
+
+
+class Shots(NamedTuple):
+    k: int
+    similar: bool
+    """Chosen for each question by likeness, not at random for all of them."""
+
+
+def shots_of(arm: str) -> Shots | None:
+    """What `few_shot:8` or `few_shot:8_similar` says; None for any other name, such as `few_shot:cross-fit`."""
+    match = re.fullmatch(rf"{FEW_SHOT}:(\d+)(_similar)?", arm)
+    return None if match is None else Shots(int(match[1]), match[2] is not None)
 
 
 def in_order(arm: str) -> tuple[int, list[tuple[int, int, str]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from advisor.corpus_checks import search_corpus
 from advisor.fact_teaching import fact_teaching
@@ -266,20 +267,33 @@ def _languages(rows: Sequence[Row], train: Sequence[Row]) -> Iterator[Finding]:
     spoken, taught = _spoken(rows), _spoken(train)
     if len([code for code, share in spoken.items() if share >= MIXED_LANGUAGE_SHARE]) > 1:
         text = f"the eval inputs are in several languages: {_shares(spoken)}; a mean over them hides the weaker ones"
-        yield _finding("languages", text, [row.id for row in rows if language(row.input) != next(iter(spoken))])
+        yield _finding("languages", text, [row.id for row in rows if _language(row) != next(iter(spoken))])
     foreign = [
         code for code, share in spoken.items() if share >= MIXED_LANGUAGE_SHARE and taught and code not in taught
     ]
     if foreign:
-        ids = [row.id for row in rows if language(row.input) in foreign]
+        ids = [row.id for row in rows if _language(row) in foreign]
         text = f"{_of(ids, rows)} eval inputs are in a language that no training input is in ({', '.join(foreign)})"
         yield _finding("languages", text, ids, ids)
 
 
 def _spoken(rows: Sequence[Row]) -> dict[str, float]:
     """Languages by their share of the inputs that tell one, most frequent first; a rare one is a misjudgement."""
-    counts = Counter(code for row in rows if (code := language(row.input)) is not None)
+    counts = Counter(code for row in rows if (code := _language(row)) is not None)
     return {code: n / counts.total() for code, n in counts.most_common() if n >= 0.02 * counts.total()}
+
+
+LANGUAGE_CHARS = 1000
+"""Of an input tell its language; a long one makes ten thousand rows slow."""
+
+
+def _language(row: Row) -> str | None:
+    return _language_of(row.input[:LANGUAGE_CHARS])
+
+
+@lru_cache(maxsize=1 << 15)
+def _language_of(text: str) -> str | None:
+    return language(text)
 
 
 def _missing_gold(rows: Sequence[Row]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from advisor.scorers import Scorer, parse_scorer
 from advisor.scorers.labels import label_parts, split_labels
 from advisor.scorers.numbers import whole_number
 from advisor.scorers.structured import find_json
+from core.errors import ConfigError
 from core.labels import closed_labels
 from core.rows import Row
 from core.text import tokens
@@ -39,6 +40,8 @@ def infer_scorer(rows: Sequence[Row], train_rows: Sequence[Row], named: str | No
         ConfigError: its argument cannot be used.
     """
     golds = [row.output for row in rows if row.answers]
+    if named is not None and named.strip() == "judge":
+        raise ConfigError("scorer 'judge' needs a judge: name its model in use_case.toml, under [judge]")
     if named is not None:
         vocabulary = _vocabulary(named, [*rows, *train_rows])
         return parse_scorer(named, vocabulary).because(f"Scored by `{named}`, as the use case says.")

@@ -89,6 +89,11 @@ def sketch(text: str) -> Sketch:
     return Sketch(shingles, tuple(minima[band * ROWS : (band + 1) * ROWS].tobytes() for band in range(BANDS)))
 
 
+def alike(a: Sketch, b: Sketch) -> bool:
+    """Whether two texts are near duplicates: Jaccard >= .8 of their shingles."""
+    return bool(a.shingles.size and b.shingles.size) and _jaccard(a.shingles, b.shingles) >= JACCARD
+
+
 def near_pairs(sketches: Sequence[Sketch]) -> list[Pair]:
     """Texts with an earlier one at Jaccard >= .8 (character 5-grams), each with the earliest found; equal ones too."""
     index = _Index()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from advisor.form import FormSpec
 from advisor.refusals import is_refusal
-from advisor.scorers.base import Scorer
-from core.errors import DataError
+from advisor.scorers.base import Scorer, without_thought
+from core.engines.base import Result
+from core.errors import DataError, EngineError
 from core.rows import Row
 from core.types import FinishReason
 
@@ -26,6 +27,40 @@ class Scored(NamedTuple):
     """0-1; for scorers that are not graded it is `content`, or the share that was right."""
 
 
+def cells(
+    rows: Sequence[Row], results: Sequence[Result], scorer: Scorer, form: FormSpec, refusals: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """What outcomes.jsonl says of each answer: the CONTRACT's fields and the answer itself, in the order of `rows`.
+
+    A failed call, and an answer that a judge could not judge, is an `error`: nothing is known of it, so it is not 0.
+    """
+    pairs = list(zip(rows, results, strict=True))
+    if scorer.prepare is not None:
+        scorer.prepare(
+            [(without_thought(r.text), row) for row, r in pairs if not isinstance(r, EngineError) and row.answers]
+        )
+    return [_cell(row, result, scorer, form, refusals) for row, result in pairs]
+
+
+def _cell(row: Row, result: Result, scorer: Scorer, form: FormSpec, refusals: Sequence[str]) -> dict[str, Any]:
+    cell: dict[str, Any] = {"item": row.id}
+    if row.cluster is not None:
+        cell["cluster"] = row.cluster
+    if isinstance(result, EngineError):
+        return {**cell, "outcome": "error", "answer": "", "error": str(result)}
+    cell |= {
+        "answer": result.text,
+        "input_tokens": result.usage.prompt_tokens,
+        "output_tokens": result.usage.completion_tokens,
+        "latency_s": result.latency_s,
+    }
+    try:
+        scored = outcome(result.text, row, scorer, form, result.finish_reason, refusals)
+    except EngineError as exc:
+        return {**cell, "outcome": "error", "error": str(exc)}
+    return {**cell, **scored._asdict()}
+
+
 def outcome(
     answer: str,
     row: Row,
@@ -37,14 +72,17 @@ def outcome(
     """What became of `row`: correct = content and form; a refusal is neither correct nor wrong.
 
     On an unanswerable row a refusal is correct and any other answer wrong. On an answerable one, an answer with the
-    right content is never a refusal, however it hedges. An answer cut off at its length limit has no shape.
+    right content is never a refusal, however it hedges. An answer cut off at its length limit has no shape. What a
+    reasoning model thinks in <think> marks is no part of its answer.
 
     Args:
         refusals: the user's own refusal patterns.
 
     Raises:
         DataError: the row has no gold answer to score against.
+        EngineError: the scorer is a judge, and it gave no verdict.
     """
+    answer = without_thought(answer)
     if not row.answerable:
         return _unanswerable(answer, row, scorer, refusals)
     if not row.answers:

@@ -32,7 +32,11 @@ class Remedy(BaseModel):
     answer_format: str = ""
     """The answer-format line of the `prompt` arm; added to the instruction where the route's arm had it."""
     demonstrations: tuple[tuple[str, str], ...] = ()
-    """Few-shot examples as (input, output)."""
+    """Few-shot examples as (input, output), the same for every question."""
+    demonstrations_version: str | None = None
+    """Folder of the examples that are chosen for each question instead, by likeness; see rag.demonstrations."""
+    shots: int = 0
+    """How many of those stand in a prompt."""
     top_k: int = 4
     index_version: str | None = None
     adapter_version: str | None = None

@@ -2,7 +2,8 @@
 
 After SQuAD's and MLQA's answer normalisation (case, punctuation, articles, white space; CJK by character), with
 differences that matter for containment: punctuation between words parts them ("red-hot" is two words, not one),
-while "U.S.", "1,000", "3.5" and "-5" stay one token each.
+while "U.S.", "1,000", "3.5" and "-5" stay one token each; accents on Latin letters do not count ("Bogota" is Bogotá),
+while ñ and ç are letters of their own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _ACRONYM = re.compile(r"\b[^\W\d_](?:\.[^\W\d_])+\b\.?")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DECIMAL = re.compile(r"(?<=\d)\.(?=\d)")
 _NEGATIVE = re.compile(r"(?<![\w.)%])[-−][$€£¥]?(?=\d)")
+_ACCENTED = re.compile("(?<=[a-z])[\u0300\u0301\u0302\u0308]+")
+"""Grave, acute, circumflex and diaeresis; the tilde of ñ and the cedilla of ç make other letters."""
 _LANGUAGE_NAME = re.compile(r"(?<=\b[a-z])(?:\+\+|#)(?!\w)")
 
 
@@ -56,6 +59,8 @@ def tokens(text: str) -> list[str]:
     A text of nothing but marks ("+", "->") keeps them, so that it still equals itself alone.
     """
     plain = normalize("NFKC", text).casefold()
+    if not plain.isascii():
+        plain = normalize("NFC", _ACCENTED.sub("", normalize("NFD", plain)))
     marked = plain
     if _SPECIAL.search(marked):
         marked = _APOSTROPHE.sub("", marked)

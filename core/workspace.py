@@ -103,6 +103,11 @@ class UseCaseFolder:
         return Versions(self.path / "adapters")
 
     @property
+    def demonstrations(self) -> Path:
+        """Folders of worked examples to choose from by likeness, each named by its content."""
+        return self.path / "demonstrations"
+
+    @property
     def verdict_path(self) -> Path:
         return self.path / "verdict.json"
 

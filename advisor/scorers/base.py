@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -10,6 +11,19 @@ from core.rows import Row
 
 Value = Callable[[str, Row], float]
 """How right an answer is, 0-1. The row has at least one gold answer; the best of them counts."""
+
+
+Prepare = Callable[[Sequence[tuple[str, Row]]], None]
+"""Told of all (answer, row) pairs of an arm before they are scored one by one."""
+
+
+_THOUGHT = re.compile(r"\s*<think(?:ing)?>.*?(?:</think(?:ing)?>\s*|\Z)", re.DOTALL | re.IGNORECASE)
+
+
+def without_thought(text: str) -> str:
+    """`text` without the <think> block that reasoning models begin with; "" where it was cut off within the thought."""
+    match = _THOUGHT.match(text)
+    return text if match is None else text[match.end() :]
 
 
 class Score(NamedTuple):
@@ -32,13 +46,19 @@ class Scorer:
     """The closed set it chooses from, where there is one."""
     why: str = ""
     """One sentence: how this scorer came to be chosen."""
+    prepare: Prepare | None = None
+    """For scorers that are many times faster on a batch: a judge, embeddings."""
 
     @property
     def graded(self) -> bool:
         return self.threshold is None
 
     def score(self, answer: str, row: Row) -> Score:
-        """Content only: the shape of the answer is `advisor.form`'s business."""
+        """Content only: the shape of the answer is `advisor.form`'s business.
+
+        Raises:
+            EngineError: a judge gave no verdict, so nothing is known of the answer.
+        """
         value = min(1.0, max(0.0, self.value(answer, row)))
         # A mean of shares can miss its bound by one rounding.
         return Score(value, None if self.threshold is None else value >= self.threshold - 1e-9)

@@ -10,7 +10,7 @@ from unicodedata import normalize
 
 from advisor.scorers.base import Value
 from core.rows import Row
-from core.text import tokens
+from core.text import scripts, tokens
 
 Finder = Callable[[str], set[str]]
 """The labels that a text names."""
@@ -37,7 +37,12 @@ _VERDICTS = frozenset(
 )
 """Labels that are everyday words. At the head of an answer they are the answer; later on they are just words."""
 
-_NEGATIONS = frozenset(["not", "isnt", "arent", "wasnt", "never"])
+_DENIALS: tuple[tuple[str, ...], ...] = (
+    *((word,) for word in ("not", "isnt", "arent", "wasnt", "never", "non", "不", "非")),
+    *(("no", verb) for verb in ("es", "era", "fue", "son", "esta", "estan")),
+    ("不", "是"),
+)
+"""What denies the label right behind it, as tokens."""
 MAX_LABELS, MAX_LABEL_TOKENS, MAX_LIST_CHARS = 200, 6, 300
 """Above these, lists are prose."""
 
@@ -117,7 +122,7 @@ def finder(labels: Sequence[str]) -> Finder:
     "not spam" does not name `spam`. Labels of one letter or digit (A, B, C ...) are matched as they are written and
     standing alone. Where two labels differ in nothing else, case does matter.
     """
-    if all(len(name) == 1 for name in labels) and labels:
+    if labels and all(len(name) == 1 and "CJK" not in scripts(name) for name in labels):
         return _single_characters(labels)
     keys = {tuple(tokens(name)): name for name in labels}
     if len(keys) < len(set(labels)):
@@ -140,7 +145,7 @@ def finder(labels: Sequence[str]) -> Finder:
             if key is None:
                 at += 1
                 continue
-            if at == 0 or words[at - 1] not in _NEGATIONS:
+            if not any(tuple(words[max(0, at - len(denial)) : at]) == denial for denial in _DENIALS):
                 named.append((at, at + len(key), keys[key]))
             at += len(key)
         if named and named[0][0] == 0 and named[0][2].casefold() in _VERDICTS and _settled(text, words, named):

@@ -20,13 +20,20 @@ MAX_ROWS = 100_000
 MAX_CELL_BYTES = 10_000_000
 """A model's query is somebody else's code: it may read, within these bounds, and nothing else."""
 
-_START = re.compile(r"\b(?:select|with|insert|update|delete|create)\b", re.IGNORECASE)
+_VERB = (
+    r"(?:select\b|insert\s+into\b|update\s+\S+\s+set\b|delete\s+from\b|create\s+(?:table|view|index)\b"
+    r"|with\s+(?:recursive\s+)?\S+\s*(?:\([^)]*\)\s*)?as\s*\()"
+)
+_LINE_START = re.compile(rf"^\s*{_VERB}", re.IGNORECASE | re.MULTILINE)
+_START = re.compile(rf"\b{_VERB}", re.IGNORECASE)
+_STATEMENT = re.compile(r"""(?:'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|--[^\n]*|(?!\n\s*\n)[^;'"`])*""")
 _TOKEN = re.compile(
-    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `[^`]*`      # quoted text or name
+    r"""--[^\n]* | /\*.*?\*/                                # comments
+      | '(?:[^']|'')*' | "(?:[^"]|"")*" | `[^`]*`      # quoted text or name
       | <=|>=|<>|!=|==|[=<>(),;*]                      # signs
       | [^\s=<>!(),;*'"`]+(?:\([^()\s]*\)[^\s=<>!(),;*'"`]+)*   # words; also column names with brackets, X_(Y)_Z
       | \S """,
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
 _KEYWORDS = frozenset(
     [
@@ -60,12 +67,20 @@ _ENDS_WHERE = frozenset(["group", "order", "having", "limit", "offset", "union",
 
 
 def extract_sql(answer: str) -> str:
-    """The query in `answer`: from a code fence, else from the first SQL verb to ';' or a blank line."""
+    """The query in `answer`: from a code fence, else from the first SQL verb to ';' or a blank line.
+
+    A verb that begins a line is preferred: "To select the rows, use:" is no query.
+    """
     text = fenced(answer)
-    start = _START.search(text)
+    start = _LINE_START.search(text) or _START.search(text)
     if start is None:
         return ""
-    return re.split(r";|\n\s*\n", text[start.start() :], maxsplit=1)[0].strip()
+    rest = text[start.start() :].lstrip()
+    match = _STATEMENT.match(rest)
+    if match is not None and (match.end() == len(rest) or rest[match.end()] in ";\n"):
+        return match[0].strip()
+    # A quote that does not end, as in names that sets such as WikiSQL write without any.
+    return re.split(r";|\n\s*\n", rest, maxsplit=1)[0].strip()
 
 
 def sql(database: str = "") -> Value:
@@ -83,6 +98,8 @@ def sql(database: str = "") -> Value:
 
     def value(answer: str, row: Row) -> float:
         query = extract_sql(answer)
+        if not query:
+            return 0.0
         golds = [extract_sql(gold) for gold in row.answers]
         try:
             wanted = [_run(path, gold) for gold in golds]
@@ -100,11 +117,27 @@ def sql(database: str = "") -> Value:
 def canonical(text: str) -> tuple[str, ...]:
     """Tokens of the query in `text` with the differences that do not matter taken out; () where there is none.
 
-    Case, white space, quotes, `<>`, a final ';', `MAX(x)` for `MAX x`, table aliases, and the order of AND-ed
-    conditions do not matter. Case inside texts does not either: sets such as WikiSQL copy it from the question.
+    Case, white space, comments, quotes, `<>`, a final ';', `MAX(x)` for `MAX x`, aliases of tables and columns, `ASC`,
+    `INNER`, and the order of AND-ed conditions do not matter. Case inside texts does not either: sets such as WikiSQL copy it from the question.
     """
     words = [_plain(token) for token in _TOKEN.findall(extract_sql(text)) if token != ";"]
-    return tuple(_sorted_conditions(_bare_aggregates(_without_aliases(words))))
+    words = [word for word in words if word not in ("inner", "outer", "asc") and not word.startswith(("--", "/*"))]
+    return tuple(_sorted_conditions(_bare_aggregates(_without_aliases(_unnamed_columns(words)))))
+
+
+def _unnamed_columns(words: Sequence[str]) -> list[str]:
+    """`SELECT a AS x, b FROM` as `SELECT a, b FROM`: the result is the same, whatever its columns are called."""
+    kept: list[str] = []
+    selecting, at = False, 0
+    while at < len(words):
+        word = words[at]
+        selecting = word == "select" or (selecting and word != "from")
+        if selecting and word == "as" and words[at + 2 : at + 3] in ([","], ["from"]):
+            at += 2
+            continue
+        kept.append(word)
+        at += 1
+    return kept
 
 
 def _plain(token: str) -> str:

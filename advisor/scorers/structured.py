@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -16,6 +17,11 @@ from core.rows import Row
 from core.text import contains, normalise
 
 _FENCE = re.compile(r"```[a-zA-Z0-9_-]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+_TRAILING_COMMA = re.compile(r",\s*([}\]])")
+MAX_PAIRED = 100
+"""Items of two lists that are paired with each other."""
 
 
 def fenced(text: str) -> str:
@@ -47,11 +53,35 @@ def find_json(text: str) -> Any:
     return None
 
 
+def lenient_json(text: str) -> Any:
+    """As `find_json`, but trailing commas and Python's way to write a dict are read too.
+
+    They are faults of form, which is checked apart; the content is there.
+    """
+    for candidate in (text, fenced(text)):
+        try:
+            json.loads(candidate)
+        except (ValueError, RecursionError):
+            continue
+        return find_json(text)
+    start = re.search(r"[{\[]", fenced(text))
+    whole = fenced(text)[start.start() :] if start else ""
+    whole = whole[: max(whole.rfind("}"), whole.rfind("]")) + 1]
+    for read, candidate in ((json.loads, _TRAILING_COMMA.sub(r"\1", whole)), (ast.literal_eval, whole)):
+        try:
+            value = read(candidate)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(value, dict | list):
+            return value
+    return find_json(text)
+
+
 def json_fields(schema: str = "") -> Value:
     """Value function of `json[:SCHEMA.json]`: F1 of the gold's fields and their values, 0 where the schema is broken.
 
-    Fields are compared leaf by leaf, texts in normal form, numbers as numbers, lists without their order; fields the
-    gold lacks are left to the form check. An answer in prose scores the share of the gold's texts and numbers it
+    Fields are compared leaf by leaf, texts in normal form, numbers as numbers; lists without their order, but an
+    object in a list as a whole. Fields the gold lacks are left to the form check. An answer in prose scores the share of the gold's texts and numbers it
     holds: right content in the wrong shape.
 
     Raises:
@@ -60,7 +90,7 @@ def json_fields(schema: str = "") -> Value:
     valid = _validator(schema) if schema else None
 
     def value(answer: str, row: Row) -> float:
-        found = find_json(answer)
+        found = lenient_json(answer)
         if found is not None and valid is not None and not valid(found):
             return 0.0
         return max(_agreement(found, answer, gold) for gold in row.answers)
@@ -134,18 +164,46 @@ def _agreement(found: Any, answer: str, gold: str) -> float:
     if isinstance(found, list) and isinstance(wanted, dict) and len(found) == 1:
         found = found[0]
     asked = {path for path, _ in golds}
-    given = Counter(leaf for leaf in _leaves(found) if leaf[0] in asked)
-    common = (golds & given).total()
-    return 2 * common / (golds.total() + given.total()) if common else 0.0
+    given = sum(path in asked for path, _ in _leaves(found))
+    common = _common(found, wanted)
+    return 2 * common / (golds.total() + given) if common else 0.0
+
+
+def _common(found: Any, wanted: Any) -> int:
+    """Leaves that the two share; items of lists are paired so that they share many."""
+    if isinstance(wanted, Mapping | list) and not wanted:
+        return int(found == wanted)
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        by_name = {normalise(key): item for key, item in found.items()}
+        return sum(_common(by_name[name], item) for key, item in wanted.items() if (name := normalise(key)) in by_name)
+    if isinstance(found, list) and isinstance(wanted, list):
+        if not any(isinstance(item, Mapping | list) for item in (*found, *wanted)):
+            return (Counter(_leaves(found)) & Counter(_leaves(wanted))).total()
+        # Greedy, best pair first: exact where items differ in few ways, and lists in answers are short.
+        pairs = [
+            (_common(a, b), i, j) for i, a in enumerate(found[:MAX_PAIRED]) for j, b in enumerate(wanted[:MAX_PAIRED])
+        ]
+        used_found, used_wanted, total = set(), set(), 0
+        for count, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
+            if i not in used_found and j not in used_wanted:
+                used_found.add(i)
+                used_wanted.add(j)
+                total += count
+        return total
+    return (Counter(_leaves(found)) & Counter(_leaves(wanted))).total()
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[Leaf]:
+    """An empty list or object within is a leaf of its own: "no tags" is an answer."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _leaves(item, f"{path}.{normalise(key)}")
     elif isinstance(value, list):
         for item in value:
             yield from _leaves(item, f"{path}[]")
+    if isinstance(value, Mapping | list):
+        if not value and path:
+            yield f"{path}[]" if isinstance(value, list) else path, "<empty>"
     else:
         yield path, _leaf(value)
 

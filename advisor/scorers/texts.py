@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
+from advisor.scorers.number_words import in_words
+from advisor.scorers.numbers import numbers, whole_number
 from core.rows import Row
-from core.text import contains, content_tokens, normalise, scripts
+from core.text import ARTICLES, content_tokens, normalise, scripts, tokens
+
+_POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")
+_DENIALS: tuple[tuple[str, ...], ...] = (
+    *((word,) for word in ("not", "isnt", "arent", "wasnt", "werent", "never", "neither", "nor")),
+    *(("no", verb) for verb in ("es", "era", "eran", "fue", "fueron", "son", "esta", "estan", "en")),
+    ("no", "se", "llama"),
+    *((*"不是",), (*"并非",), (*"不在",), (*"不叫",)),
+)
+"""What denies the words right behind it, as tokens."""
+_NUMBER_TOKENS = 6
+"""A gold answer of up to so many tokens may be a number, with its unit."""
 
 
 def exact(answer: str, row: Row) -> float:
@@ -16,8 +30,49 @@ def exact(answer: str, row: Row) -> float:
 
 
 def contained(answer: str, row: Row) -> float:
-    """1 when a gold answer stands in the answer, at word boundaries."""
-    return float(any(contains(answer, gold) for gold in row.answers))
+    """1 when a gold answer stands in the answer, at word boundaries, and is not denied there ("not Paris").
+
+    A possessive 's does not hide a name, and a gold number may be written in digits or in words.
+    """
+    return float(any(_contained(answer, gold) for gold in row.answers))
+
+
+def _contained(answer: str, gold: str) -> bool:
+    return (
+        _stands(answer, gold)
+        or _stands(*(_POSSESSIVE.sub("", text) for text in (answer, gold)))
+        or _same_number(answer, gold)
+    )
+
+
+def _stands(answer: str, gold: str) -> bool:
+    """Whether the gold's words stand in the answer in one place, at least, where nothing denies them."""
+    wanted = content_tokens(gold)
+    # Articles alone (the label "A"): then articles count.
+    found = tokens(answer) if wanted[:1] and wanted[0] in ARTICLES else content_tokens(answer)
+    size = len(wanted)
+    if not wanted or f" {' '.join(wanted)} " not in f" {' '.join(found)} ":
+        return False
+    places = [at for at in range(len(found) - size + 1) if found[at : at + size] == wanted]
+    return any(not _denied(found[:at]) for at in places)
+
+
+def _denied(before: Sequence[str]) -> bool:
+    return any(tuple(before[-len(words) :]) == words for words in _DENIALS)
+
+
+def _same_number(answer: str, gold: str) -> bool:
+    """Whether gold and answer name one number, one of them in words: "four" and "4 times"."""
+    words = tokens(gold)
+    if len(words) > _NUMBER_TOKENS:
+        return False
+    number = whole_number(gold)
+    if number is not None and len(words) == 1:
+        return not any(char.isdigit() for char in answer) and in_words(answer) == number.value
+    written = in_words(gold) if len(words) <= 3 and not any(char.isdigit() for char in gold) else None
+    if written is None or any(in_words(word) is None and word not in ("and", "y") for word in words):
+        return False
+    return any(found.value == written for found in numbers(answer))
 
 
 def token_f1(answer: str, row: Row) -> float:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from core.engines.base import Engine, OnDone, Result
 from core.prompts import Demonstration, demonstrated, instructed
 from core.types import Delta, Request
+
+Choose = Callable[[str], Sequence[Demonstration]]
+"""Demonstrations for a question, the most telling last."""
+
+TOKENS_PER_MESSAGE = 8
+"""What chat templates add to a message, generously."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,8 @@ class PromptedEngine:
     demonstrations: tuple[Demonstration, ...] = ()
     adapter: str | None = None
     """Folder of a PEFT adapter."""
+    choose: Choose | None = None
+    """Chooses demonstrations for each question, in place of the fixed ones; those that do not fit are left out."""
 
     @property
     def model(self) -> str:
@@ -35,8 +43,28 @@ class PromptedEngine:
     def prompted(self, request: Request) -> Request:
         """`request` as the wrapped engine will see it."""
         messages = instructed(request.messages, self.instruction, self.answer_format)
-        messages = demonstrated(messages, self.demonstrations)
+        shots = self.demonstrations
+        if self.choose is not None:
+            question = next((m.content for m in reversed(messages) if m.role == "user"), "")
+            shots = self._fitting(replace(request, messages=messages), self.choose(question))
+        messages = demonstrated(messages, shots)
         return replace(request, messages=messages, adapter=self.adapter or request.adapter)
+
+    def _fitting(self, request: Request, shots: Sequence[Demonstration]) -> tuple[Demonstration, ...]:
+        """The last of `shots` that the context window has room for beside the request and its answer."""
+        window = self.context_window
+        if window is None:
+            return tuple(shots)
+        asked = sum(self.count_tokens(m.content) + TOKENS_PER_MESSAGE for m in request.messages)
+        room = window - asked - min(request.sampling.max_tokens, window // 4)
+        first = len(shots)
+        while first > 0:
+            shot = shots[first - 1]
+            room -= self.count_tokens(shot.input) + self.count_tokens(shot.output) + 2 * TOKENS_PER_MESSAGE
+            if room < 0:
+                break
+            first -= 1
+        return tuple(shots[first:])
 
     def complete(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Result]:
         return self.engine.complete([self.prompted(r) for r in requests], on_done)
