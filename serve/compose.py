@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from core.engines.base import Engine
-from core.engines.prompted import PromptedEngine
+from core.engines.prompted import Choose, PromptedEngine
 from core.errors import ArtifactError
 from core.prompts import Demonstration
 from core.remedy import Remedy
@@ -31,6 +31,10 @@ class Parts(Protocol):
         """Raises ArtifactError when the adapter in the version folder was trained on another base model."""
         ...
 
+    def demonstrations(self, folder: Path, k: int) -> Choose:
+        """Chooses the `k` examples of `folder` that are most like a question."""
+        ...
+
     def head(self, adapter: Path) -> Engine:
         """The classification head in the version folder `adapter`."""
         ...
@@ -44,6 +48,9 @@ class Plan:
     instruction: str = ""
     answer_format: str = ""
     demonstrations: tuple[Demonstration, ...] = ()
+    examples: Path | None = None
+    """Examples to choose `shots` of for each question, in place of the fixed demonstrations."""
+    shots: int = 0
     adapter: Path | None = None
     head: bool = False
     """`adapter` is a classification head, which answers without the base model."""
@@ -51,7 +58,9 @@ class Plan:
     top_k: int = 0
 
 
-def plan(remedy: Remedy, variant: Variant, index: Versions, adapters: Versions) -> Plan:
+def plan(
+    remedy: Remedy, variant: Variant, index: Versions, adapters: Versions, demonstrations: Path | None = None
+) -> Plan:
     """What `NAME` (variant "") or `NAME:variant` is made of.
 
     Raises:
@@ -66,12 +75,15 @@ def plan(remedy: Remedy, variant: Variant, index: Versions, adapters: Versions) 
     folder = _version(index, None) if "rag" in route else None
     shaped = route in ("prompt", "few-shot", "rag")
     few_shot = route == "few-shot"
+    examples = demonstrations if few_shot and remedy.demonstrations_version is not None else None
     return Plan(
         remedy.base_model,
         # An adapter answers well to the system prompt it was trained with, which may differ from today's.
         remedy.instruction if origin is None else origin.instruction,
         answer_format=remedy.answer_format if shaped else "",
         demonstrations=tuple(Demonstration(i, o) for i, o in remedy.demonstrations) if few_shot else (),
+        examples=None if examples is None else examples / str(remedy.demonstrations_version),
+        shots=0 if examples is None else remedy.shots,
         adapter=adapter,
         head=origin is not None and origin.method == "head",
         index=folder,
@@ -92,6 +104,7 @@ def compose(plan: Plan, parts: Parts) -> Engine:
             instruction=plan.instruction,
             answer_format=plan.answer_format,
             demonstrations=plan.demonstrations,
+            choose=None if plan.examples is None else parts.demonstrations(plan.examples, plan.shots),
             adapter=None if plan.adapter is None else str(plan.adapter),
         )
     return engine if plan.index is None else parts.grounded(engine, plan.index, plan.top_k)
