@@ -32,6 +32,8 @@ from core.stats import Estimate
 Key = tuple[str, Measure]
 """A family and what is compared."""
 
+SHARE_OF_ITEMS = 0.75
+
 RAG_KEYS: tuple[Key, ...] = (
     (arms.ORACLE, "content"),
     (arms.ORACLE, "correct"),
@@ -85,7 +87,12 @@ class Case:
         for arm, comparison in self.against_closed.items():
             if arms.family(arm) not in arms.REMEDIES:
                 continue
-            gain, broken = comparison.gain, self.harms[arm]
+            broken = self.harms[arm]
+            if arms.family(arm) in (arms.ORACLE, arms.ORACLE_FEW_SHOT) and self.table.content_given:
+                # Nobody ships an oracle: what it breaks in shape alone is no word against knowledge.
+                comparison = compare(self.table, side(self.table, arm), self.closed, "content") or comparison
+                broken = harm(self.table, arm, self.closed.ship, "content")
+            gain = comparison.gain
             if gain.high < 0:
                 out[arm] = (
                     f"{arm} loses {points(-gain.value)} points to {self.closed.name} "
@@ -105,12 +112,25 @@ class Case:
         limits = self.settings.constraints
         out: dict[str, str] = {}
         for arm in self.scored:
+            if arms.family(arm) in (arms.ORACLE, arms.ORACLE_FEW_SHOT, arms.WRONG_PASSAGE):
+                # Nobody ships these, so what they take is no matter.
+                continue
             p95, price = self.latency_p95_s(arm), self.usd_per_1k(arm)
             if limits.latency_ms is not None and p95 is not None and 1000 * p95 > limits.latency_ms:
                 out[arm] = f"{arm} takes {1000 * p95:.0f} ms at p95, over the limit of {limits.latency_ms:g} ms."
             elif limits.usd_per_1k is not None and price is not None and price > limits.usd_per_1k:
                 out[arm] = f"{arm} costs {price:.2f} USD per 1,000 queries, over the limit of {limits.usd_per_1k:g}."
         return out
+
+    @cached_property
+    def all_barred(self) -> bool:
+        """No measured arm that could be shipped, the base included, keeps the hard limits."""
+        shipped = [
+            arm
+            for arm in self.scored
+            if arms.family(arm) not in (arms.ORACLE, arms.ORACLE_FEW_SHOT, arms.WRONG_PASSAGE)
+        ]
+        return bool(shipped) and all(arm in self.barred for arm in shipped)
 
     @cached_property
     def measured(self) -> dict[str, Side]:
@@ -122,6 +142,9 @@ class Case:
         out = {arms.CLOSED: self.closed}
         for family in arms.REMEDIES:
             variants = [arm for arm in self.against_closed if arms.family(arm) == family]
+            most = max((self.table.counts(arm).n for arm in variants), default=0)
+            # A variant that was dropped early, or failed often, has too few items to stand for the others.
+            variants = [arm for arm in variants if self.table.counts(arm).n >= SHARE_OF_ITEMS * most]
             good = [arm for arm in variants if arm not in self.harmful and arm not in self.barred] or variants
             if good:
                 tie = self.settings.delta if family == arms.TUNE else 0.0
@@ -185,8 +208,8 @@ class Case:
         """Candidates against what they have to beat beside the base, by (route, key); p_holm over them."""
         wanted: dict[tuple[str, Key], str] = {}
         for key in RAG_KEYS:
-            if self.gains(key) and self.adopted != arms.CLOSED:
-                wanted["rag", key] = self.adopted
+            if self.gains(key) and (rival := self.rival_of_retrieval(key[0])) != arms.CLOSED:
+                wanted["rag", key] = rival
         best_prompting = best_of(self.allowed, prompting(self.allowed))
         if self.gains((arms.TUNE, "correct")) and best_prompting != arms.CLOSED:
             wanted["tune", (arms.TUNE, "correct")] = best_prompting
@@ -199,6 +222,20 @@ class Case:
         }
         present = {key: c for key, c in found.items() if c is not None}
         return dict(zip(present, adjust(list(present.values())), strict=True))
+
+    def rival_of_retrieval(self, family: str) -> str:
+        """What a retrieval arm has to beat beside the base: adopted prompting; with demonstrations, those alone too."""
+        if family == arms.ORACLE_FEW_SHOT and arms.FEW_SHOT in self.measured:
+            return best_of(self.measured, [self.adopted, arms.FEW_SHOT])
+        return self.adopted
+
+    @property
+    def tells_of_knowledge(self) -> tuple[Key, ...]:
+        """What makes retrieval a candidate here. Passages with demonstrations tell nothing of passages while the
+        demonstrations alone were not measured, unless passages alone gain too."""
+        if arms.FEW_SHOT in self.measured:
+            return RAG_KEYS
+        return tuple(key for key in RAG_KEYS if key[0] != arms.ORACLE_FEW_SHOT)
 
     @cached_property
     def rival_of_both(self) -> str | None:

@@ -6,8 +6,8 @@ Everything the rule looks at is made here, for rows and for totals alike.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,12 @@ from advisor.outcomes import CORRECT, REFUSED, WRONG, OutcomeTable, Totals
 from core.stats import (
     Estimate,
     cluster_gain_p,
+    cluster_gain_ps,
     cluster_mcnemar,
-    holm,
+    holm_discrete,
     mcnemar_exact,
     mcnemar_gain_p,
+    mcnemar_gain_ps,
     newcombe_unpaired,
     paired_bootstrap,
     paired_difference,
@@ -71,10 +73,17 @@ class Comparison:
     p_holm: float
     gain: Estimate
     paired: bool
+    attainable: Floats | None = field(default=None, repr=False, compare=False)
+    """Every p_gain that this comparison could have given; None: any."""
 
     def shows(self, delta: float, alpha: float) -> bool:
         """Whether the arm gains: at least delta, lower bound over 0, significant after Holm."""
         return at_least(self.gain.value, delta) and self.gain.low > 0 and self.p_holm <= alpha
+
+    def to_json(self) -> dict[str, Any]:
+        shown = asdict(replace(self, attainable=None))
+        del shown["attainable"]
+        return shown
 
 
 def at_least(value: float, limit: float) -> bool:
@@ -111,6 +120,7 @@ def compare(table: OutcomeTable, a: Side, b: Side, measure: Measure = "correct")
         return None
     x, y, clusters = first[both], second[both], _clusters(table, both)
     gained, lost = int((x > y).sum()), int((x < y).sum())
+    attainable = None
     if table.graded:
         gain, p = paired_bootstrap(x, y, clusters), paired_p(x, y, clusters)
         p_gain = _towards(p, gain)
@@ -118,10 +128,12 @@ def compare(table: OutcomeTable, a: Side, b: Side, measure: Measure = "correct")
         gain = paired_difference(x, y, clusters)
         if clusters is None:
             p, p_gain = mcnemar_exact(gained, lost), mcnemar_gain_p(gained, lost)
+            attainable = mcnemar_gain_ps(gained + lost)
         else:
             net = _net(x, y, clusters)
             p, p_gain = cluster_mcnemar(net), cluster_gain_p(net)
-    return Comparison(a.name, b.name, measure, gained, lost, p, p_gain, p, gain, True)
+            attainable = cluster_gain_ps(net)
+    return Comparison(a.name, b.name, measure, gained, lost, p, p_gain, p, gain, True, attainable)
 
 
 def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -132,8 +144,10 @@ def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
     among themselves). A comparison's own two-sided p is a floor: no arm counts as
     gaining on evidence that its own 95 % interval would not carry.
     """
-    ups = holm([c.p_gain for c in comparisons])
-    downs = holm([1 - c.p_gain for c in comparisons])
+    attainable = [c.attainable for c in comparisons]
+    ups = holm_discrete([c.p_gain for c in comparisons], attainable)
+    # A loss is as likely as a gain under no effect, so both have the same attainable p.
+    downs = holm_discrete([1 - c.p_gain for c in comparisons], attainable)
     return [
         replace(c, p_holm=max(c.p, up if c.gain.value >= 0 else down))
         for c, up, down in zip(comparisons, ups, downs, strict=True)
@@ -175,10 +189,10 @@ def represent(table: OutcomeTable, arms: Sequence[str], prefer: Mapping[str, flo
     )
 
 
-def harm(table: OutcomeTable, arm: str, base: str) -> Estimate | None:
+def harm(table: OutcomeTable, arm: str, base: str, measure: Measure = "correct") -> Estimate | None:
     """Share of items that `arm` breaks: right in `base` and not here, or refused in `base` and wrong here.
 
-    None where outcomes are not known item by item.
+    By content, an answer that is right in the wrong shape is not broken. None where outcomes are not known item by item.
     """
     if not table.paired or table.graded:
         return None
@@ -186,9 +200,11 @@ def harm(table: OutcomeTable, arm: str, base: str) -> Estimate | None:
     both = ~np.isnan(here.correct) & ~np.isnan(there.correct)
     if not both.any():
         return None
-    broken = (there.outcome == CORRECT) & (here.outcome != CORRECT) | (there.outcome == REFUSED) & (
-        here.outcome == WRONG
-    )
+    if measure == "content":
+        right_here, right_there = here.content == 1, there.content == 1
+    else:
+        right_here, right_there = here.outcome == CORRECT, there.outcome == CORRECT
+    broken = right_there & ~right_here | (there.outcome == REFUSED) & (here.outcome == WRONG) & ~right_here
     return share(broken[both].astype(float), _clusters(table, both))
 
 

@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor import arm_names as arms
-from advisor.case import RAG_KEYS, Case, Key
+from advisor.case import Case, Key
 from advisor.evidence import Measure, at_least, doubt, rate
 from advisor.quantities import both_family, compare_rate, prompting, singles
 from advisor.rule import Findings
+
+NEAR_TARGET = 2
+"""Deltas under the target that the lower limit of a base that meets it may lie: 20 of 20 passes, 8 of 8 does not."""
 
 _KINDS = (
     (arms.PROMPT,),
@@ -33,8 +36,8 @@ def tested(case: Case) -> Findings:
 
     both = both_family(case.allowed)
     base = rate(case.table, case.closed.ship)
-    # Meeting the target on 5 of 5 is no evidence: the lower limit must come within delta of it too.
-    meets = at_least(base.value, target) and at_least(base.low, target - delta)
+    # Meeting the target on 8 of 8 is no evidence: the lower limit must come near it too.
+    meets = at_least(base.value, target) and at_least(base.low, target - NEAR_TARGET * delta)
     usable = [gate for (family, _), gate in case.gates.items() if family in case.allowed]
     ruled_out = bool(usable) and all(gate.gain.high < delta for gate in usable)
     lead = 0.0
@@ -42,7 +45,7 @@ def tested(case: Case) -> Findings:
         lead = compare_rate(case.measured[case.rag_arm], case.measured[arms.TUNE]) or 0.0
     return Findings(
         adopted=np.array([(arms.CLOSED, arms.PROMPT, arms.FEW_SHOT).index(case.adopted)]),
-        rag=np.array([_retrieval_ships(case) and any(beats("rag", key) for key in RAG_KEYS)]),
+        rag=np.array([_retrieval_ships(case) and any(beats("rag", key) for key in case.tells_of_knowledge)]),
         tune=np.array([beats("tune", (arms.TUNE, "correct"))]),
         both=np.array([both is not None and case.rival_of_both is not None and beats("both", (both, "correct"))]),
         rag_lead=np.array([lead]),
@@ -62,9 +65,12 @@ def drawn(case: Case) -> Findings:
         if ladder[rank] in case.allowed:
             adopted = np.where(_gains_over(case, ladder[rank], ladder, adopted, "correct"), rank, adopted)
     rag = no
-    for family, measure in RAG_KEYS:
+    for family, measure in case.tells_of_knowledge:
         if (family, measure) in case.gates and family in case.allowed and not case.rag_barred:
-            rag = rag | _gains_over(case, family, ladder, adopted, measure)
+            found = _gains_over(case, family, ladder, adopted, measure)
+            if family == arms.ORACLE_FEW_SHOT:
+                found &= _gains_over(case, family, ladder, np.full_like(adopted, 2), measure)
+            rag = rag | found
     if arms.RETRIEVED in case.measured:
         in_hand = _pick([content.get(family, closed) for family in ladder], adopted)
         rag = rag & ((adopted == 0) | (content[arms.RETRIEVED] >= in_hand))

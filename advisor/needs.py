@@ -9,7 +9,8 @@ from scipy.special import ndtri
 
 from advisor import arm_names as arms
 from advisor.case import Case
-from advisor.evidence import Comparison, at_least, rate
+from advisor.evidence import Comparison, at_least, compare, rate
+from advisor.findings import NEAR_TARGET
 from advisor.quantities import both_family
 from advisor.rule import Route
 from core.stats import items_needed, wilson
@@ -65,6 +66,10 @@ def needs(case: Case, route: Route, ready: bool | None) -> list[Need]:
                 "retrieval finds too little of what is needed; check that the answers stand in the documents, then chunking, embedding model and top_k",
             )
         )
+    if route in ("prompt", "few-shot", "tune") and (lead := _passages_lead(case, route)) is not None:
+        found.append(Need("documents", None, lead))
+    if case.all_barred:
+        found.append(Need("limits", None, "no measured arm keeps the declared limits; a faster or cheaper model might"))
     if open_question and not tuned and both_family(case.measured) is None:
         found.append(
             Need("training_rows", 200, "tuning was not measured; 50 to 200 training rows allow a pilot (arm tune)")
@@ -99,7 +104,7 @@ def items_to_settle(case: Case) -> int | None:
     if at_least(base.value, case.settings.target) and not any(
         at_least(g.gain.value, delta) for g in case.gates.values()
     ):
-        return _items_for_target(base.value, case.settings.target - delta, base.n)
+        return _items_for_target(base.value, case.settings.target - NEAR_TARGET * delta, base.n)
     open_gates = [gate for key, gate in case.gates.items() if key[0] in case.allowed and not case.gains(key)]
     if not open_gates:
         return None
@@ -155,6 +160,20 @@ def _items_for_target(value: float, floor: float, n: int) -> int | None:
         if wilson(value * larger, larger).low >= floor:
             return larger
     return None
+
+
+def _passages_lead(case: Case, route: Route) -> str | None:
+    """Where gold passages gain clearly more than the route does: retrieval, once mended, would be the better remedy."""
+    family = {"prompt": arms.PROMPT, "few-shot": arms.FEW_SHOT, "tune": arms.TUNE}[route]
+    if arms.ORACLE not in case.allowed or arms.RETRIEVED not in case.measured:
+        return None
+    over = compare(case.table, case.measured[arms.ORACLE], case.measured[family])
+    if over is None or not over.shows(case.settings.delta, case.settings.alpha):
+        return None
+    return (
+        f"gold passages gain {100 * over.gain.value:.1f} points over {case.measured[family].name}, our retriever does not; "
+        "mend retrieval and measure again"
+    )
 
 
 def _both_in_question(case: Case, route: Route) -> bool:

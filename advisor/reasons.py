@@ -84,7 +84,9 @@ def warnings(case: Case, route: Route, ready: bool | None, realised: Estimate | 
             )
         elif counts.error:
             out.append(Notice("errors", f"{counts.error} calls of {arm} failed; they are left out, not scored wrong."))
-    if table.paired:
+    if table.paired and case.settings.stepwise:
+        pass
+    elif table.paired:
         lacking = {arm: int((table.arms[arm].outcome == 0).sum()) for arm in table.names}
         short = [f"{arm} ({n})" for arm, n in lacking.items() if n]
         if short:
@@ -203,6 +205,12 @@ def _constraint_warnings(case: Case) -> list[Notice]:
     if limits.usd_per_1k is not None and (unknown := [a for a in shipped if case.usd_per_1k(a) is None]):
         out.append(
             Notice("constraint_unchecked", f"usd_per_1k cannot be checked: no cost known for {', '.join(unknown)}.")
+        )
+    if case.all_barred:
+        out.append(
+            Notice(
+                "constraints_contradict", "No measured arm, the base included, keeps the declared limits; see above."
+            )
         )
     if case.settings.must_retrieve and case.rag_barred:
         out.append(

@@ -57,6 +57,8 @@ class DecisionSettings:
     usd_per_mtok: tuple[float, float] | None = None
     """US dollars per million input and output tokens."""
     seed: int = 0
+    stepwise: bool = False
+    """The arms were asked in steps: items that an arm was not asked are no gap in the data, and `alpha` is the last look's."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("delta", 0, 1), ("target", 0, 1), ("alpha", 0, 0.5), ("harm_allowed", 0, 1)):

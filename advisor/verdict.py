@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from advisor import arm_names as arms
 from advisor.case import Case
-from advisor.evidence import Comparison, at_least, rate
+from advisor.evidence import Comparison, at_least, compare, rate
 from advisor.findings import drawn, tested
 from advisor.needs import Need, needs
 from advisor.outcomes import OutcomeTable
@@ -50,6 +50,8 @@ class Verdict:
     """How to tune, where the route tunes."""
     confidence: float
     """Chance that the route is the one the rule would choose on endless items; of the leading route when undecided."""
+    route_arm: str | None
+    """The measured arm that the route would ship (`closed` for base); None where there is none, or it was not measured."""
     ready: bool | None
     """Whether our own retriever does its part; None where the route has none or it was not measured."""
     delta: float
@@ -62,7 +64,8 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as in architecture.md (CONTRACT), ready for json.dumps."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        plain = {**asdict(replace(self, comparisons=[])), "comparisons": [c.to_json() for c in self.comparisons]}
+        return {"schema_version": SCHEMA_VERSION, **plain}
 
 
 def decide(table: OutcomeTable, settings: DecisionSettings | None = None) -> Verdict:
@@ -83,6 +86,7 @@ def decide(table: OutcomeTable, settings: DecisionSettings | None = None) -> Ver
         route=route,
         method=_method(case, route),
         confidence=round(shares[leading], 4),
+        route_arm=_shipped(case, route),
         ready=ready,
         delta=settings.delta,
         quantities=found,
@@ -109,8 +113,9 @@ def _ready(case: Case, route: Route, realised: Estimate | None) -> bool | None:
     if arms.RETRIEVED not in case.measured:
         return None
     own = case.measured[arms.RETRIEVED].ship
-    gate = case.gates.get((arms.RETRIEVED, "content")) or case.gates.get((arms.RETRIEVED, "correct"))
-    if own in case.harmful or own in case.barred or gate is None or gate.gain.low <= 0:
+    # On content, as K and R are: an answer of the wrong shape was still found.
+    gain = compare(case.table, case.measured[arms.RETRIEVED], case.closed, "content")
+    if own in case.harmful or own in case.barred or gain is None or gain.gain.low <= 0:
         return False
     if realised is None:
         return case.gains((arms.RETRIEVED, "content")) or case.gains((arms.RETRIEVED, "correct"))
@@ -137,6 +142,21 @@ def _route_arm(case: Case, route: Route) -> str | None:
         others = [f for f in case.measured if f != arms.CLOSED]
         family = best_of(case.measured, others) if others else None
     return None if family is None or family not in case.measured else case.measured[family].ship
+
+
+def _shipped(case: Case, route: Route) -> str | None:
+    """The arm that `build` would make of the route. Gold passages are not there to ship: an oracle arm is none."""
+    if route == "base":
+        return case.closed.ship
+    families = {
+        "prompt": arms.PROMPT,
+        "few-shot": arms.FEW_SHOT,
+        "rag": arms.RETRIEVED,
+        "tune": arms.TUNE,
+        "rag+tune": arms.TUNE_RETRIEVED,
+    }
+    family = families.get(route)
+    return None if family is None or family not in case.allowed else case.allowed[family].ship
 
 
 def _summaries(case: Case) -> dict[str, ArmSummary]:
@@ -185,6 +205,7 @@ def _without_base(case: Case) -> Verdict:
         route="undecided",
         method=None,
         confidence=0.0,
+        route_arm=None,
         ready=None,
         delta=case.settings.delta,
         quantities=dict.fromkeys("KRFDLBXH"),

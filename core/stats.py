@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,6 +87,14 @@ def mcnemar_gain_p(gained: int, lost: int) -> float:
     return (at_least + above) / 2
 
 
+def mcnemar_gain_ps(discordant: int) -> Floats:
+    """Every value that `mcnemar_gain_p` takes with that many discordant items, rising."""
+    gained = np.arange(discordant, -1, -1)
+    at_least = np.where(gained > 0, bdtrc(gained - 1.0, discordant, 0.5), 1.0)
+    above = np.where(gained < discordant, bdtrc(np.minimum(gained, discordant - 0.5), discordant, 0.5), 0.0)
+    return np.asarray((at_least + above) / 2)
+
+
 def cluster_mcnemar(net: NDArray[np.int64]) -> float:
     """Two-sided exact p of a sign-flip test over clusters; `net` is gained minus lost of each cluster.
 
@@ -105,6 +114,16 @@ def cluster_gain_p(net: NDArray[np.int64]) -> float:
     sums, pmf = _sign_flips(net)
     observed = int(net.sum())
     return float(np.clip(pmf[sums > observed].sum() + pmf[sums == observed].sum() / 2, 1e-14, 1.0))
+
+
+def cluster_gain_ps(net: NDArray[np.int64]) -> Floats:
+    """Every value that `cluster_gain_p` takes under sign flips of `net`, rising."""
+    if np.abs(net).max(initial=0) <= 1:
+        return mcnemar_gain_ps(int((net != 0).sum()))
+    _, pmf = _sign_flips(net)
+    likely = pmf > 1e-15
+    falling = pmf[likely][::-1]
+    return np.asarray(np.cumsum(falling) - falling / 2)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
@@ -220,6 +239,34 @@ def holm(pvalues: Sequence[float]) -> list[float]:
     running = 0.0
     for rank, index in enumerate(sorted(range(len(pvalues)), key=lambda i: pvalues[i])):
         running = max(running, min(1.0, (len(pvalues) - rank) * pvalues[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def holm_discrete(pvalues: Sequence[float], attainable: Sequence[Floats | None]) -> list[float]:
+    """Holm's step-down p-values, each test counted only with what it can attain; never above `holm`'s.
+
+    Westfall and Wolfinger (1997), The American Statistician 51:3: a test of counts takes few values. One
+    that cannot reach the smallest p at all (four items changed, say) is no chance for a false gain of that
+    size, so it costs the others nothing.
+
+    Args:
+        attainable: every p-value that a test could have given, rising; None: any (continuous).
+    """
+
+    def at_most(index: int, p: float) -> float:
+        values = attainable[index]
+        if values is None:
+            return p
+        found = int(np.searchsorted(values, p * (1 + 1e-9), side="right"))
+        return float(values[found - 1]) if found else 0.0
+
+    adjusted = [0.0] * len(pvalues)
+    order = sorted(range(len(pvalues)), key=lambda i: pvalues[i])
+    running = 0.0
+    for rank, index in enumerate(order):
+        p = pvalues[index]
+        running = max(running, min(1.0, p + sum(at_most(other, p) for other in order[rank + 1 :])))
         adjusted[index] = running
     return adjusted
 
@@ -366,15 +413,15 @@ def _tango(gained: float, lost: float, n: float, critical: float) -> tuple[float
     def score(difference: float) -> float:
         b = -gained - lost + (2 * n - gained + lost) * difference
         c = -lost * difference * (1 - difference)
-        loss_rate = (np.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        loss_rate = (sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
         variance = n * (2 * loss_rate + difference * (1 - difference))
-        return float((gained - lost - n * difference) / np.sqrt(max(variance, 1e-300)))
+        return (gained - lost - n * difference) / sqrt(max(variance, 1e-300))
 
     centre = (gained - lost) / n
 
     def limit(low: float, high: float, target: float) -> float:
         # score() falls in `difference`; bisect for score = target.
-        for _ in range(50):
+        for _ in range(44):
             middle = (low + high) / 2
             low, high = (middle, high) if score(middle) > target else (low, middle)
         return (low + high) / 2

@@ -431,7 +431,7 @@ def test_any_table_gets_a_verdict_of_the_contract(patterns: list[str], clustered
     assert verdict["route"] in ROUTES
     assert 0 <= verdict["confidence"] <= 1
     assert set(verdict) == {
-        *("schema_version", "route", "method", "confidence", "ready", "delta", "quantities", "arms"),
+        *("schema_version", "route", "method", "confidence", "route_arm", "ready", "delta", "quantities", "arms"),
         *("comparisons", "needs", "warnings", "reasons"),
     }
     assert set(verdict["quantities"]) == set("KRFDLBXH")

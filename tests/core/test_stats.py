@@ -16,12 +16,15 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 from core.errors import ConfigError, DataError
 from core.stats import (
     cluster_gain_p,
+    cluster_gain_ps,
     cluster_mcnemar,
     detectable_points,
     holm,
+    holm_discrete,
     items_needed,
     mcnemar_exact,
     mcnemar_gain_p,
+    mcnemar_gain_ps,
     mcnemar_power,
     newcombe_unpaired,
     paired_bootstrap,
@@ -204,6 +207,28 @@ def test_unpaired_p_is_fisher_for_rare_and_chi_squared_for_common_outcomes() -> 
 @pytest.mark.parametrize("pvalues", [[0.3], [0.01, 0.04, 0.03, 0.005], [0.5, 0.02, 0.02, 1.0, 0.0]])
 def test_holm_equals_statsmodels(pvalues: list[float]) -> None:
     assert holm(pvalues) == pytest.approx(multipletests(pvalues, method="holm")[1].tolist())
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=5))
+def test_counts_that_cannot_reach_a_small_p_cost_the_others_nothing(counts: list[tuple[int, int]]) -> None:
+    pvalues = [mcnemar_gain_p(gained, lost) for gained, lost in counts]
+    found = holm_discrete(pvalues, [mcnemar_gain_ps(gained + lost) for gained, lost in counts])
+    assert all(p - 1e-12 <= d <= h + 1e-12 for p, d, h in zip(pvalues, found, holm(pvalues), strict=True))
+    silent = holm_discrete([*pvalues, 0.5], [*(mcnemar_gain_ps(a + b) for a, b in counts), mcnemar_gain_ps(0)])
+    assert [p for p in silent[:-1] if p < 0.4] == pytest.approx([p for p in found if p < 0.4])
+
+
+def test_without_known_values_the_discrete_step_down_is_holms() -> None:
+    pvalues = [0.01, 0.04, 0.03, 0.005]
+    assert holm_discrete(pvalues, [None] * 4) == pytest.approx(holm(pvalues))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=8))
+def test_the_attainable_p_of_clusters_are_those_of_all_signs(net: list[int]) -> None:
+    flips = itertools.product((-1, 1), repeat=len(net))
+    every = {round(cluster_gain_p(np.array(signs) * np.abs(net)), 12) for signs in flips}
+    assert cluster_gain_ps(np.array(net)) == pytest.approx(sorted(every), abs=1e-9)
 
 
 @pytest.mark.parametrize(("points", "published"), [(30, 37), (20, 62), (15, 100), (10, 170), (5, 520)])
