@@ -40,6 +40,7 @@ from rag.origin import (
     content_hash,
     load_origin,
     made_alike,
+    parts_of,
     save_origin,
     tunefork_version,
 )
@@ -302,7 +303,7 @@ def _build(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_json(staging / "files.json", [record.model_dump(mode="json") for record in texts.records])
-        save_origin(staging, origin)
+        save_origin(staging, origin.model_copy(update={"parts": parts_of(staging)}))
     version = folder.index.newest()
     assert version is not None
     return _Built(version, origin, texts.records, embed.computed, embed.reused)

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import ArtifactError
-from core.files import read_json, write_json
+from core.files import read_json, sha256_file, write_json
 from rag.readers import VERSION as READER_VERSION
 
 INDEX_VERSION = 4
@@ -52,10 +52,20 @@ class Origin(BaseModel):
     content_hash: str
     """Over the ids and hashes of all files: equal content, equal hash."""
     created: str
+    parts: dict[str, str] = {}
+    """SHA-256 of each file of the version, by its path in it; Chroma's own and this one excepted."""
 
 
 def content_hash(files: Sequence[FileRecord]) -> str:
     return sha256("\n".join(f"{file.id}\t{file.sha256}" for file in files).encode()).hexdigest()
+
+
+def parts_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a version, for `Origin.parts`."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {
+        name: sha256_file(folder / name) for name in names if name != "origin.json" and not name.startswith("chroma-")
+    }
 
 
 def tunefork_version() -> str:

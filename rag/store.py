@@ -7,7 +7,7 @@ builds a new version and drops the old folder whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from errno import ENOSPC
 from os import strerror
@@ -16,6 +16,8 @@ from secrets import token_hex
 from shutil import disk_usage
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from core.errors import ArtifactError
 from core.locks import hold
@@ -78,6 +80,11 @@ class Store:
             Hits([int(id) for id in ids], [1.0 - float(d) for d in distances])
             for ids, distances in zip(found["ids"], found["distances"], strict=True)
         ]
+
+    def vectors(self, rows: Sequence[int]) -> dict[int, Vectors]:
+        """The vectors of those of `rows` that are here."""
+        found = self._collection.get(ids=[str(row) for row in rows], include=["embeddings"])
+        return {int(id): np.asarray(one, np.float32) for id, one in zip(found["ids"], found["embeddings"], strict=True)}
 
     def close(self) -> None:
         """Release the files and the lock. Calling it twice is harmless."""

@@ -61,9 +61,7 @@ class VectorFile:
     """Rows of the vector files in `folder`, memory-mapped; empty when there are none."""
 
     def __init__(self, folder: Path, dimensions: int) -> None:
-        rows = _rows(folder, dimensions)
-        raw = (folder / "keys").read_bytes()[: rows * KEY_BYTES] if rows else b""
-        self._row = {raw[i : i + KEY_BYTES]: i // KEY_BYTES for i in range(0, len(raw), KEY_BYTES)}
+        self._row = {key: row for row, key in enumerate(read_keys(folder, dimensions))}
         self.vectors = open_vectors(folder, dimensions)
 
     def __len__(self) -> int:
@@ -73,6 +71,13 @@ class VectorFile:
         """The vector of an embedded text, if it is here."""
         row = self._row.get(key)
         return None if row is None else self.vectors[row]
+
+
+def read_keys(folder: Path, dimensions: int) -> list[bytes]:
+    """The key of each row in `folder`; equal texts have equal ones."""
+    rows = _rows(folder, dimensions)
+    raw = (folder / "keys").read_bytes()[: rows * KEY_BYTES] if rows else b""
+    return [raw[i : i + KEY_BYTES] for i in range(0, len(raw), KEY_BYTES)]
 
 
 def open_vectors(folder: Path, dimensions: int) -> Vectors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,25 +12,28 @@ from core.errors import ConfigError, DataError
 from core.progress import say
 from core.workspace import open_workspace
 
+if TYPE_CHECKING:
+    from rag.ingest import IngestReport
+
 
 @click.command("ingest")
 @click.argument("name")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--embedding-model", metavar="M", help="A starter, a folder or a hub id; remembered.")
+@click.option("--embedding-model", metavar="M", help="A starter, a folder, a hub id or MODEL@URL; remembered.")
 @click.option("--replace", is_flag=True, help="Forget the paths of earlier ingests; only these are indexed.")
 @click.option("--rebuild", is_flag=True, help="Read and embed everything anew, whatever the index holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 def command(
     name: str, paths: tuple[Path, ...], embedding_model: str | None, replace: bool, rebuild: bool, as_json: bool
 ) -> None:
-    """Index documents for a use case: files, folders or patterns (html, pdf, md, rst, txt, docx, csv, json, jsonl,
-    source code).
+    """Index documents for a use case: files, folders or patterns (html, pdf, md, rst, txt, docx, pptx, xlsx, eml, csv,
+    tsv, json, jsonl, source code).
 
     Paths are remembered and add up: `ingest NAME` alone brings the index up to date with all of them. Changed files are
     indexed anew, deleted ones leave the index. Exit 2 when a file could not be read; the others are indexed all the
     same.
     """
-    from rag.ingest import ingest, report_json
+    from rag.ingest import ingest
 
     workspace = open_workspace()
     given = [_absolute(path) for path in paths]
@@ -42,7 +46,17 @@ def command(
     if not docs:
         raise DataError(f"use case {settings.name!r} has no documents yet; run: tunefork ingest {settings.name} PATH")
     folder, settings = workspace.declare(name, {"docs": tuple(docs)})
-    report = ingest(folder, settings, workspace, settings.docs, rebuild=rebuild)
+    show(ingest(folder, settings, workspace, settings.docs, rebuild=rebuild), as_json)
+
+
+def show(report: IngestReport, as_json: bool) -> None:
+    """Print what an ingest did.
+
+    Raises:
+        DataError: a file could not be read: the exit code says so.
+    """
+    from rag.ingest import report_json
+
     if as_json:
         click.echo(json.dumps(report_json(report), ensure_ascii=False))
     else:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,69 +220,6 @@ def test_an_ingest_during_another_is_told_who_holds_it(
     corpus = write_corpus(tmp_path / "c.jsonl")
     with folder.lock("ingest"), pytest.raises(Locked, match=r"`ingest` of use case 'docs' is in use"):
         ingest_into("docs", corpus)
-
-
-KILLED = """
-import os, signal, sys
-import rag.ingest as ingest_module
-from core.workspace import Workspace
-from pathlib import Path
-
-workspace = Workspace(Path(sys.argv[1]))
-where, corpus = sys.argv[2], Path(sys.argv[3])
-ingest_module.WINDOW = 16
-
-def die(*_args, **_kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-if where == "embedding":
-    real = ingest_module.VectorWriter.append
-    calls = []
-    def append(self, keys, vectors):
-        calls.append(1)
-        if len(calls) == 6:
-            die()
-        real(self, keys, vectors)
-    ingest_module.VectorWriter.append = append
-elif where == "before the swap":
-    ingest_module._drop_old = die
-    from core.workspace import Versions
-    Versions.activate = die
-elif where == "after the swap":
-    ingest_module._drop_old = die
-folder, settings = workspace.declare("docs", {"docs": (corpus,)})
-ingest_module.ingest(folder, settings, workspace, [corpus])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("where", ["embedding", "before the swap", "after the swap"])
-def test_a_killed_ingest_is_finished_by_the_next_without_loss(
-    tmp_path: Path, workspace: Workspace, ingest_into: Ingest, folder: UseCaseFolder, where: str
-) -> None:
-    old = write_corpus(tmp_path / "old.jsonl", {"old": ("Old", "The old text.")})
-    ingest_into("docs", old)
-    rows = {f"d{i}": (f"Title {i}", f"Machine {i} weighs {i * 7} kilograms.") for i in range(100)}
-    corpus = write_corpus(tmp_path / "c.jsonl", rows)
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    root = str(Path(__file__).parents[2])
-    command = [sys.executable, str(script), str(workspace.path), where, str(corpus)]
-    died = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=False)
-    assert died.returncode == -signal.SIGKILL, died.stderr
-    assert state(folder.runs()[-1]) == "killed"
-    if where != "after the swap":
-        assert passages(folder) == {"old": ["The old text."]}
-    report = ingest_into("docs", corpus)
-    assert {id: [text] for id, (_, text) in rows.items()} == passages(folder)
-    assert stored(folder) == report.passages == 100
-    if where == "embedding":
-        # Three windows were journalled: their vectors are not computed again.
-        assert (report.embedded, report.reused) == (100 - 3 * 16, 3 * 16)
-    else:
-        assert report.embedded == 0
-    assert len(folder.index.all()) == 1
-    assert not list(folder.index.folder.glob(".v*.tmp"))
 
 
 def test_known_vectors_survive_into_the_next_version(tmp_path: Path, ingest_into: Ingest) -> None:
