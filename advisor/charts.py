@@ -1,14 +1,15 @@
 """Inline SVG for the report: pure functions from numbers to markup.
 
-Every track is one row of a chart. Positions are percentages, so a track is as large
-as its cell and neither text nor dots are stretched; colours are the stylesheet's.
+A track is one row of a chart, a curve is a chart of its own. Positions are percentages, so
+each is as large as its cell and neither text nor dots are stretched; colours are the stylesheet's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from markupsafe import Markup
@@ -128,3 +129,72 @@ def _track(parts: Sequence[Markup], css: str, says: str) -> Markup:
     return Markup('<svg class="track {}" width="100%" height="34" role="img" aria-label="{}">{}</svg>').format(
         css, says, Markup("").join(parts)
     )
+
+
+class CurvePoint(NamedTuple):
+    rows: int
+    rate: float
+    low: float | None
+    high: float | None
+
+
+def curve(
+    points: Sequence[CurvePoint], base: float | None, ahead: CurvePoint | None, *, says: str, kind: Kind = "behaviour"
+) -> Markup:
+    """A learning curve: rate over training rows (each doubling as far as the last), with intervals.
+
+    Points of one size are seeds and stand side by side; the line goes through their means, and on, dashed, to `ahead`,
+    which nobody has measured. `base` is marked across. `points` is not empty.
+    """
+    known = [*points, *([ahead] if ahead is not None else [])]
+    sizes = sorted({point.rows for point in known})
+    tops = [p.rate if p.high is None else p.high for p in known] + [base or 0.0]
+    scale = scale_over([min(1.0, max(tops))], 5)
+    first, last = math.log2(sizes[0]), math.log2(sizes[-1])
+
+    def x(rows: int) -> str:
+        return f"{50.0 if last == first else 4 + 92 * (math.log2(rows) - first) / (last - first):.2f}%"
+
+    def y(rate: float) -> str:
+        return f"{100 * (1 - min(1.0, max(0.0, rate / scale.high))):.2f}%"
+
+    parts = []
+    for tick in scale.ticks:
+        line = Markup('<line class="{}" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
+        parts.append(line.format("zero" if tick == 0 else "grid", y=y(tick)))
+        label = Markup('<text x="-8" y="{}" dy="4" text-anchor="end">{:g}%</text>')
+        parts.append(label.format(y(tick), round(100 * tick, 6)))
+    if base is not None:
+        parts.append(Markup('<line class="mark base" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(y(base)))
+    label = Markup('<text x="{}" y="100%" dy="18" text-anchor="middle">{:,}</text>')
+    parts += [label.format(x(size), size) for size in sizes]
+    means = {
+        size: sum(same) / len(same)
+        for size in sizes
+        if (same := [point.rate for point in points if point.rows == size])
+    }
+    path = [(size, rate, "path") for size, rate in sorted(means.items())]
+    if ahead is not None:
+        path.append((ahead.rows, ahead.rate, "path ahead"))
+    for (a, left, _), (b, right, css) in pairwise(path):
+        step = Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>')
+        parts.append(step.format(css, x(a), y(left), x(b), y(right)))
+    for size in sizes:
+        seeds = [point for point in points if point.rows == size]
+        for place, point in enumerate(seeds):
+            parts.append(_curve_point(point, x(size), y, 12 * (place - (len(seeds) - 1) / 2), kind, ahead=False))
+    if ahead is not None:
+        parts.append(_curve_point(ahead, x(ahead.rows), y, 0.0, kind, ahead=True))
+    return Markup('<svg class="curve {}" width="100%" height="190" role="img" aria-label="{}">{}</svg>').format(
+        kind, says, Markup("").join(parts)
+    )
+
+
+def _curve_point(point: CurvePoint, x: str, y: Callable[[float], str], shift: float, kind: Kind, ahead: bool) -> Markup:
+    parts = []
+    if point.low is not None and point.high is not None:
+        whisker = Markup('<line class="span" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
+        parts.append(whisker.format(x, y(point.low), y(point.high)))
+    shape = Markup('<svg class="{}" x="{}" y="{}" overflow="visible">{}</svg>')
+    parts.append(shape.format("dot ahead" if ahead else "dot", x, y(point.rate), _SHAPES[kind]))
+    return Markup('<g transform="translate({:g} 0)">{}</g>').format(shift, Markup("").join(parts))

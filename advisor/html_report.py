@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
-from advisor.charts import Kind, Line, Scale, axis, bar_track, interval_track, scale_over
+from advisor.charts import CurvePoint, Kind, Line, Scale, axis, bar_track, curve, interval_track, scale_over
 from advisor.report_view import (
     ANSWER_CHARS,
     FILTERS,
@@ -66,6 +66,7 @@ def render_html(document: Mapping[str, Any]) -> str:
             arm_chart=_arm_chart(rows, base, remedy, document),
             comparisons=_comparison_chart(verdict),
             realised=_realised(verdict),
+            curves=_curves(document),
             causes=_causes(document),
             items=failed_items(document, MAX_ITEMS, MAX_ITEM_BYTES),
             answer_chars=ANSWER_CHARS,
@@ -91,6 +92,7 @@ def environment() -> Environment:
     )
     env.filters.update(FILTERS)
     env.globals.update(interval=interval, percent=FILTERS["percent"], points=FILTERS["points"])
+    env.globals.update(score=FILTERS["score"], gb=FILTERS["gb"])
     return env
 
 
@@ -172,6 +174,25 @@ def _realised(verdict: Document) -> dict[str, Any] | None:
     says = f"R: {FILTERS['percent'](found['value'])}, ready from 70%"
     track = interval_track(found["value"], *_ends(found), scale, says=says, kind="knowledge", bar=True, lines=lines)
     return {"estimate": found, "track": track, "axis": axis(scale, unit="%")}
+
+
+def _curves(document: Document) -> list[dict[str, Any]]:
+    """Each learning curve with its chart; one without measured points is left out."""
+    out = []
+    for found in document.get("learning_curve") or []:
+        points = [point for point in map(_curve_point, found.get("points") or []) if point is not None]
+        if not points:
+            continue
+        ahead = None if found.get("doubling") is None else _curve_point(found["doubling"])
+        rates = ", ".join(f"{FILTERS['percent'](point.rate)} with {point.rows:,} rows" for point in points)
+        says = f"Learning curve of {found['arm']}: {rates}"
+        out.append({"about": found, "chart": curve(points, number(found.get("closed")), ahead, says=says)})
+    return out
+
+
+def _curve_point(found: Mapping[str, Any]) -> CurvePoint | None:
+    rows, rate = number(found.get("rows")), number(found.get("rate"))
+    return None if not rows or rate is None else CurvePoint(round(rows), rate, *_ends(found))
 
 
 def _causes(document: Document) -> list[dict[str, Any]]:

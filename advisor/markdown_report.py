@@ -72,4 +72,5 @@ def _templates() -> Environment:
     )
     env.filters.update(FILTERS | {"code": code})
     env.globals.update(interval=interval, percent=FILTERS["percent"], points=FILTERS["points"])
+    env.globals.update(score=FILTERS["score"], gb=FILTERS["gb"])
     return env

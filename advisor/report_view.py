@@ -255,6 +255,10 @@ def _confidence(value: float) -> str:
     return "over 99%" if value > 0.99 else "under 1%" if value < 0.01 else f"{value:.0%}"
 
 
+def _signed_usd(value: float) -> str:
+    return f"−{_usd(-value)}" if value < 0 else _usd(value)
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     "percent": shown(lambda v: f"{100 * v:.1f}%".replace(".0%", "%").replace("-", "−")),
     "points": shown(lambda v: _signed(100 * v)),
@@ -263,6 +267,10 @@ FILTERS: dict[str, Callable[..., str]] = {
     "tokens": shown(lambda v: f"{v:,.1f}" if v < 100 else f"{v:,.0f}"),
     "seconds": shown(_seconds),
     "usd": shown(_usd),
+    "signed_usd": shown(_signed_usd),
+    "score": shown(lambda v: f"{v:.3f}"),
+    "alpha": shown(lambda v: f"{v:.2g}"),
+    "gb": shown(lambda v: f"{v:,.1f}" if v < 100 else f"{v:,.0f}"),
     "p": shown(_p),
     "confidence": shown(_confidence),
     "cut": cut,

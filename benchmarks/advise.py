@@ -55,7 +55,7 @@ class Form:
     use_cases: tuple[str, ...]
 
 
-QUICK = Form("quick", 40, 40, 200, 500, 60.0, ("xquad-en", "pubmedqa", "banking77", "gsm8k"))
+QUICK = Form("quick", 40, 40, 400, 500, 120.0, ("xquad-en", "pubmedqa", "banking77", "gsm8k"))
 FULL = Form("full", 100, 150, 1000, None, 300.0, tuple(spec.name for spec in USE_CASES))
 
 
@@ -91,7 +91,11 @@ def measure(spec: UseCaseSpec, form: Form, data: Path, home: Path, after_step: C
         started = time.monotonic()
         build(folder, settings, workspace, route, method=method, recipe=LoraRecipe(max_seconds=form.lora_s))
         built = time.monotonic()
-        return {"build_s": round(built - started, 1), **_ask(workspace, folder, files)}
+        return {
+            "build_s": round(built - started, 1),
+            "training": _training(folder, route),
+            **_ask(workspace, folder, files),
+        }
 
     advised = _step(steps / "advise.json", form, advice, after_step)
     for name, route, method in remedies(files, advised):
@@ -144,6 +148,16 @@ def _ask(workspace: Workspace, folder: UseCaseFolder, files: Files) -> dict[str,
     return {"outcomes": outcomes}
 
 
+def _training(folder: UseCaseFolder, route: str) -> dict[str, Any] | None:
+    """How far the adapter or head in force was trained; None where the route has none."""
+    version = folder.adapters.active() if "tune" in route else None
+    if version is None:
+        return None
+    origin = read_json(version / "origin.json")
+    keep = ("steps", "planned_steps", "stopped", "dev_exact", "tokens_per_s")
+    return {"rows": origin["rows"], **{key: value for key, value in origin["scores"].items() if key in keep}}
+
+
 def _step(path: Path, form: Form, work: Callable[[], dict[str, Any]], after: Callable[[], None]) -> dict[str, Any]:
     """What `work` found, from `path` where it is known."""
     if path.exists():
@@ -172,6 +186,7 @@ def use_case_result(spec: UseCaseSpec, form: Form, steps: Path) -> dict[str, Any
             **asdict(wilson(sum(right[name].values()), len(right[name]))),
             "errors": sum(o == "error" for o in found["outcomes"].values()),
             "build_s": found["build_s"],
+            "training": found.get("training"),
         }
         for name, found in known.items()
     }

@@ -1,90 +1,21 @@
-"""The written reports: safe with any text, complete with any part missing, and readable in a real browser."""
+"""The written reports: safe with any text, complete with any part missing."""
 
 from __future__ import annotations
 
 import html
 import json
-import random
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from advisor.charts import Line, Scale, interval_track, scale_over
 from advisor.html_report import MAX_ITEMS, render_html
-from advisor.ledger import CAUSES
 from advisor.markdown_report import escaped, render_markdown
 from advisor.outcomes import OutcomeRow, OutcomeTable
 from advisor.report_view import FILTERS, cut, failed_items, title
 from advisor.verdict import decide
-
-EVIL = "<script>top.hacked = 1</script><img src=x onerror='top.hacked = 1'>"
-RATES = {
-    "closed": 0.1,
-    "prompt": 0.12,
-    "few_shot:8": 0.3,
-    "oracle": 0.5,
-    "retrieved": 0.3,
-    "tune:head": 0.8,
-    "wrong_passage": 0.05,
-}
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-def document(n: int = 60, answer: str = "card_arrival", rates: dict[str, float] = RATES) -> dict[str, Any]:
-    """A report document whose verdict is really decided on drawn outcomes."""
-    draw = random.Random(1)
-    rows, failed = [], []
-    for i in range(n):
-        hard = draw.random()
-        right = {arm: 0.4 * draw.random() + 0.6 * hard < rate for arm, rate in rates.items()}
-        rows += [
-            OutcomeRow(f"q{i}", arm, "correct" if ok else "wrong", content=int(ok or draw.random() < 0.2))
-            for arm, ok in right.items()
-        ]
-        if not right["closed"]:
-            answers = {arm: {"outcome": "correct" if ok else "wrong", "text": answer} for arm, ok in right.items()}
-            cause = draw.choice(["few_shot_fixes", "tuning_fixes", "unfixable"])
-            failed.append({"item": f"q{i}", "cause": cause, "input": f"Where is my card? {EVIL}", "gold": ["card_arrival"], "answers": answers})  # fmt: skip
-    failed[-1]["cause"] = "not_in_corpus"
-    verdict = json.loads(json.dumps(decide(OutcomeTable.from_rows(rows)).to_json()))
-    counts = {cause: sum(row["cause"] == cause for row in failed) for cause in {row["cause"] for row in failed}}
-    return {
-        "schema_version": 1,
-        "use_case": "banking",
-        "description": f"Intents {EVIL}",
-        "created": "2026-01-02T03:04:05+00:00",
-        "run": "20260102T030405-advise",
-        "tunefork": "0.1.0",
-        "elapsed_s": 241.0,
-        "settings": {"base_model": "m", "delta": 0.05, "target": 0.9, "constraints": {"must_cite": True}},
-        "verdict": verdict,
-        "data": {"eval_rows": n, "train_rows": 9, "detectable": f"{n} items show a gain of 20 points"},
-        "scorer": {"name": "label", "rule": "the label is named", "why": "There are 77 labels."},
-        "form": ["The answer is a label, alone."],
-        "arms": [
-            {"name": arm, **counted, "latency_p50_s": 0.21, "latency_p95_s": 75.0, "usd_per_1k": 0.0123, "note": ""}
-            for arm, counted in verdict["arms"].items()
-        ],
-        "absent": [{"arm": "tune_retrieved", "why": "there are no documents", "supply": "documents (--docs PATH)"}],
-        "checks": [
-            {"code": "leakage", "severity": "warning", "text": "2 items leak.", "count": 2, "examples": ["q1"]},
-            {"code": "duplicates", "severity": "info", "text": "3 rows repeat.", "count": 3, "examples": []},
-        ],
-        "ledger": {"counts": counts, "meanings": {cause: CAUSES[cause] for cause in counts}, "rows": failed},
-        "costs": {"machine_usd_per_hour": 0.1, "total_calls": 420, "total_s": 200.0},
-        "provenance": {
-            "hashes": {"eval": "ab12"},
-            "seed": 0,
-            "model": "m",
-            "versions": {"torch": "2.13"},
-            "prompts": {"closed": [{"role": "user", "content": f"Hello {EVIL}"}]},
-        },
-    }
+from tests.advisor.documents import EVIL, document
 
 
 class Page(HTMLParser):
@@ -100,7 +31,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "br", "img", "link"):
+        if tag not in ("meta", "br", "img", "link", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -186,6 +117,26 @@ def test_an_empty_document_claims_nothing() -> None:
     text = render_html({})
     assert "No verdict in this report" in text
     assert text.count("<section") == 1
+
+
+def test_what_was_measured_besides_is_in_both_reports() -> None:
+    given = document()
+    page = re.sub(r"<[^>]+>", "", html.unescape(render_html(given)))
+    for text in (page, render_markdown(given).replace("\\", "").replace("`", "")):
+        for said in (
+            "310 of 900",
+            "The verdict was clear.",
+            "it cannot reach the leader.",
+            "Each doubling gains 12 points.",
+            "This machine holds it.",
+            "from 2,700 queries on",
+            "2 of 60 items are contaminated",
+            "3 of 60" if text is not page else "Items that a remedy breaks",
+            "0.850",
+        ):
+            assert said in text
+    for said in ("judge-7b", "It spent $0.31 of $1.00.", "3 calls failed.", "q9 (correct, wrong) and 2 more"):
+        assert said in " ".join(page.split())
 
 
 def test_totals_alone_give_verdict_arms_and_gains() -> None:
@@ -290,56 +241,3 @@ def test_a_track_puts_values_at_their_share_of_the_width() -> None:
     assert '<line class="span" x1="25.00%" x2="75.00%"' in track
     assert 'class="mark target" x1="90.00%"' in track
     assert 'aria-label="&#34;quoted&#34;"' in track
-
-
-PROBE = """<!doctype html><meta charset="utf-8"><style>body{{margin:0}}iframe{{border:0;width:{width}px;height:900px}}</style>
-<iframe srcdoc="{page}"></iframe><pre id="found"></pre><script>
-addEventListener("load", () => {{
-  const frame = document.querySelector("iframe"), inner = frame.contentDocument, root = inner.documentElement;
-  const visible = () => [...inner.querySelectorAll("#items > details")].filter((item) => !item.hidden).length;
-  for (const part of inner.querySelectorAll("details")) part.open = true;
-  const all = visible();
-  inner.querySelector("#filter button[data-cause=not_in_corpus]").click();
-  const wide = [...inner.querySelectorAll("body *")].filter((e) => !e.closest(".scroll") && !e.closest("svg") && e.getBoundingClientRect().right > {width} + 1);
-  document.getElementById("found").textContent = JSON.stringify({{
-    width: root.scrollWidth, all, filtered: visible(), hacked: window.hacked === 1,
-    background: getComputedStyle(inner.body).backgroundColor, ink: getComputedStyle(inner.body).color,
-    loaded: frame.contentWindow.performance.getEntriesByType("resource").length,
-    outside: wide.map((e) => e.tagName + "." + e.className), tracks: inner.querySelectorAll("svg.track").length,
-  }});
-}});
-</script>"""
-
-
-def look(page: str, width: int, dark: bool, folder: Path) -> tuple[dict[str, Any], bytes]:
-    """What Chromium makes of `page` in a frame of that width, and a picture of it."""
-    probe, picture = folder / "probe.html", folder / "picture.png"
-    probe.write_text(PROBE.format(width=width, page=html.escape(page)), encoding="utf-8")
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    command += [f"--user-data-dir={folder / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
-    command += [f"--window-size={max(width, 500)},900", "--hide-scrollbars"]
-    dumped = subprocess.run(
-        [*command, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    subprocess.run([*command, f"--screenshot={picture}", probe.as_uri()], capture_output=True, timeout=120, check=True)
-    found = re.search(r'<pre id="found">(.+?)</pre>', dumped.stdout)
-    assert found is not None, dumped.stderr[-2000:]
-    return json.loads(html.unescape(found[1])), picture.read_bytes()
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_real_browser_shows_it_whole(width: int, dark: bool, tmp_path: Path) -> None:
-    given = document(answer=EVIL + " https://example.com/" + "very" * 100)
-    seen, picture = look(render_html(given), width, dark, tmp_path)
-    rows = given["ledger"]["rows"]
-    assert seen["width"] == width, "the page scrolls sideways"
-    assert seen["outside"] == []
-    assert (seen["hacked"], seen["loaded"]) == (False, 0)
-    assert (seen["all"], seen["filtered"]) == (len(rows), 1)
-    assert seen["tracks"] > len(given["arms"])
-    paper, ink = (sum(map(int, re.findall(r"\d+", seen[name])[:3])) for name in ("background", "ink"))
-    assert (paper < ink) == dark
-    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
-    assert len(picture) > 20_000, "the picture is blank"
