@@ -88,6 +88,7 @@ def schedule(
                 _record(progress, size, level, "base")
                 progress.stopped_by = "verdict"
                 progress.alpha = level
+                _short(progress, {}, size)
                 return
             if alone:
                 _record(progress, size, level, "undecided")
@@ -122,13 +123,9 @@ def schedule(
                     "items": progress.asked.get(arm, 0),
                     "why": found.why.get(kind, "it cannot change the verdict any more"),
                 }
-        if found.stop is not None:
-            progress.stopped_by = found.stop if not last else "all_items"
-            for arm in waiting:
-                progress.dropped[arm] = {
-                    "items": 0,
-                    "why": found.why.get(arms.family(arm), "the verdict stood before it was its turn"),
-                }
+        if found.stop is not None or last:
+            progress.stopped_by = "all_items" if last or found.stop is None else found.stop
+            _short(progress, found.why, size)
             return
         running = [arm for arm in running if arms.family(arm) in found.live]
         waiting = [arm for arm in waiting if arms.family(arm) in found.live]
@@ -139,6 +136,14 @@ def _ask(progress: Progress, names: tuple[str, ...], size: int) -> Generator[Ste
     for arm in names:
         progress.asked[arm] = max(size, progress.asked.get(arm, 0))
     return table
+
+
+def _short(progress: Progress, why: Mapping[str, str], size: int) -> None:
+    """Note why arms ended with fewer items than the last look."""
+    for arm in progress.planned:
+        if progress.asked.get(arm, 0) < size and arm not in progress.dropped:
+            reason = why.get(arms.family(arm), "the verdict stood before it was its turn")
+            progress.dropped[arm] = {"items": progress.asked.get(arm, 0), "why": reason}
 
 
 def _opens(arm: str, planned: Sequence[str], dear: Sequence[str]) -> bool:

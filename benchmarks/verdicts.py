@@ -8,7 +8,9 @@ reshuffles a few answers at random. So each arm's true rate is known, and with i
 the true route: the rule read on true rates (`true_route`, written apart from the
 advisor's code). Measured against it: accuracy, false actions, power, regret,
 coverage and calibration, each with its interval, beside two baselines: "best mean
-wins" and our own rule without Holm. Raw figures go to benchmarks/results/verdicts.json;
+wins" and our own rule without Holm. Every table of 40 items or more is also asked in
+steps, as `advise` does: how many calls that needs, and how its verdicts fare beside
+those of the full grid. Raw figures go to benchmarks/results/verdicts.json;
 the last line on stdout is one JSON document.
 """
 
@@ -22,7 +24,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,8 +33,10 @@ import numpy as np
 from advisor.case import Case
 from advisor.evidence import compare, rate
 from advisor.findings import tested
-from advisor.outcomes import CORRECT, WRONG, ArmOutcomes, OutcomeTable
+from advisor.looks import Progress, schedule
+from advisor.outcomes import ABSENT, CORRECT, WRONG, ArmOutcomes, OutcomeTable
 from advisor.rule import ROUTES, DecisionSettings, choose
+from advisor.spending import LEAST_ITEMS
 from advisor.verdict import route_shares
 from core.stats import wilson
 
@@ -202,6 +206,43 @@ def best_mean(table: OutcomeTable) -> str:
     return max(means, key=lambda route: means[route])
 
 
+@dataclass(frozen=True)
+class Stepped:
+    """The same eval set asked in steps."""
+
+    route: str
+    calls: float
+    """Share of the full grid's calls."""
+    table: OutcomeTable
+
+
+def stepped(table: OutcomeTable, rng: np.random.Generator) -> Stepped:
+    """Replay of `advise` on a table that is known in full: only what is asked is seen."""
+    settings = DecisionSettings(delta=DELTA, target=TARGET)
+    order = rng.permutation(len(table.items))
+    progress = Progress(len(order), ARMS)
+    steps = schedule(progress, lambda: settings)
+    step = next(steps)
+    asked: dict[str, int] = {}
+    while True:
+        asked |= {arm: max(step.items, asked.get(arm, 0)) for arm in step.arms}
+        seen = replace(table, arms={arm: _first(table.arms[arm], order[:count]) for arm, count in asked.items()})
+        try:
+            step = steps.send(seen)
+        except StopIteration:
+            break
+    case = Case(seen, replace(settings, alpha=progress.alpha))
+    return Stepped(
+        ROUTES[int(choose(tested(case), case.settings, None)[0])], progress.calls / progress.full_calls, seen
+    )
+
+
+def _first(arm: ArmOutcomes, rows: np.ndarray) -> ArmOutcomes:
+    outcome, correct = np.full_like(arm.outcome, ABSENT), np.full_like(arm.correct, np.nan)
+    outcome[rows], correct[rows] = arm.outcome[rows], arm.correct[rows]
+    return replace(arm, outcome=outcome, correct=correct, content=correct)
+
+
 @dataclass
 class Trial:
     kind: str
@@ -216,6 +257,10 @@ class Trial:
     regret: dict[str, float]
     covered: list[bool]
     covered_rate: bool
+    steps: str
+    calls: float
+    covered_steps: bool | None
+    """Whether the interval of the gain that a stepped verdict acts on holds the truth; None without action."""
 
 
 def trial(kind: str, n: int, cluster_size: int, seed: tuple[int, ...], fixed: World | None = None) -> Trial:
@@ -224,7 +269,8 @@ def trial(kind: str, n: int, cluster_size: int, seed: tuple[int, ...], fixed: Wo
     rates = truth.rates
     table = sample(truth, n, rng, cluster_size)
     route, leading, confidence = ours(table)
-    chosen = {"ours": route, "plain": without_holm(table), "mean": best_mean(table)}
+    steps = stepped(table, rng) if n >= LEAST_ITEMS else Stepped(route, 1.0, table)
+    chosen = {"ours": route, "plain": without_holm(table), "mean": best_mean(table), "steps": steps.route}
     # An arm that breaks a fifth of the items is not what a team would call the best arm.
     best = max(rates[arm] for arm in set(SHIPPED.values()) - truth.harmful)
     covered = []
@@ -247,7 +293,21 @@ def trial(kind: str, n: int, cluster_size: int, seed: tuple[int, ...], fixed: Wo
         {who: max(0.0, best - rates[SHIPPED[what]]) for who, what in chosen.items()},
         covered,
         base.low <= rates["closed"] <= base.high,
+        steps.route,
+        steps.calls,
+        _covers(steps, rates),
     )
+
+
+def _covers(steps: Stepped, rates: dict[str, float]) -> bool | None:
+    if steps.route not in ACTIONS:
+        return None
+    arm = SHIPPED[steps.route]
+    sides = Case(steps.table, DecisionSettings()).measured
+    if arm not in sides:
+        return None
+    found = compare(steps.table, sides[arm], sides["closed"])
+    return None if found is None else found.gain.low <= rates[arm] - rates["closed"] <= found.gain.high
 
 
 def powered(kind: str, gain: float) -> World:
@@ -308,6 +368,7 @@ def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]
                 "ours": share(right(t, t.route) for t in by_n(mixed, n)),
                 "ours_when_decided": share(right(t, t.route) for t in by_n(mixed, n) if t.route != "undecided"),
                 "undecided": share(t.route == "undecided" for t in by_n(mixed, n)),
+                "in_steps": share(right(t, t.steps) for t in by_n(mixed, n)),
                 "without_holm": share(right(t, t.plain) for t in by_n(mixed, n)),
                 "best_mean": share(right(t, t.mean) for t in by_n(mixed, n)),
             }
@@ -317,6 +378,7 @@ def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]
         "false_action": {
             label: {
                 "ours": share(t.route in ACTIONS for t in chosen),
+                "in_steps": share(t.steps in ACTIONS for t in chosen),
                 "without_holm": share(t.plain in ACTIONS for t in chosen),
                 "best_mean": share(t.mean in ACTIONS for t in chosen),
             }
@@ -331,12 +393,13 @@ def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]
             name: {
                 "acted": share(t.route in ACTIONS for t in trials),
                 "right_route": share(t.route == t.truth for t in trials),
+                "in_steps": share(t.steps in ACTIONS for t in trials),
                 "without_holm": share(t.plain in ACTIONS for t in trials),
             }
             for name, trials in power.items()
         },
         "regret_points": {
-            label: {who: mean(100 * t.regret[who] for t in chosen) for who in ("ours", "plain", "mean")}
+            label: {who: mean(100 * t.regret[who] for t in chosen) for who in ("ours", "steps", "plain", "mean")}
             for label, chosen in [
                 *((str(n), by_n(mixed, n)) for n in sizes),
                 ("100_alone", [t for t in at_100 if not t.clustered]),
@@ -344,7 +407,21 @@ def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]
                 ("100_decided", [t for t in at_100 if t.route != "undecided"]),
             ]
         },
+        "calls_in_steps": {
+            **{
+                str(n): {
+                    "share_of_grid": mean(t.calls for t in by_n(mixed, n)),
+                    "same_verdict": share(t.steps == t.route for t in by_n(mixed, n)),
+                    **{kind: mean(t.calls for t in by_n(mixed, n) if t.kind == kind) for kind in KINDS},
+                }
+                for n in sizes
+                if n >= LEAST_ITEMS
+            },
+        },
         "coverage": {
+            "gain_in_steps": share(
+                t.covered_steps for t in mixed if t.covered_steps is not None and t.n >= LEAST_ITEMS
+            ),
             "gain_alone": share(c for t in mixed if not t.clustered and t.n >= 30 for c in t.covered),
             "gain_alone_under_30": share(c for t in mixed if not t.clustered and t.n < 30 for c in t.covered),
             "gain_clustered": share(c for t in mixed if t.clustered and t.n >= 60 for c in t.covered),
@@ -375,9 +452,16 @@ def reliability(trials: list[Trial]) -> list[dict[str, float]]:
 
 def jobs_for(quick: bool, seed: int) -> list[tuple[str, str, float, int, int, int, int]]:
     sizes = (15, 100, 400) if quick else SIZES
-    mixed, null, power = (20, 120, 150) if quick else (100, 600, 1000)
-    jobs = [("mixed", kind, 0.0, n, size, mixed // 2, seed) for kind in KINDS for n in sizes for size in (1, 4)]
-    jobs += [("null", "null", 0.0, n, size, null, seed) for n in sizes for size in (1, 4)]
+    mixed, null, power = (10, 60, 100) if quick else (60, 200, 600)
+    # The targets are set at 100 items, so that size gets more.
+    more = {} if quick else {100: 3}
+    jobs = [
+        ("mixed", kind, 0.0, n, size, more.get(n, 1) * mixed // 2, seed)
+        for kind in KINDS
+        for n in sizes
+        for size in (1, 4)
+    ]
+    jobs += [("null", "null", 0.0, n, size, more.get(n, 1) * null, seed) for n in sizes for size in (1, 4)]
     jobs += [("power", kind, gain, 100, 1, power, seed) for kind in ("rag", "tune") for gain in (0.15, 0.20)]
     return jobs
 

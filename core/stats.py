@@ -421,7 +421,7 @@ def _tango(gained: float, lost: float, n: float, critical: float) -> tuple[float
 
     def limit(low: float, high: float, target: float) -> float:
         # score() falls in `difference`; bisect for score = target.
-        for _ in range(44):
+        for _ in range(34):
             middle = (low + high) / 2
             low, high = (middle, high) if score(middle) > target else (low, middle)
         return (low + high) / 2
