@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,14 @@ class Encoder(Protocol):
         """Unit vectors (n, dimensions) of texts to search with."""
 
 
+@runtime_checkable
+class TokenEncoder(Protocol):
+    """An encoder that shows its tokens."""
+
+    def token_vectors(self, texts: Sequence[str], *, query: bool) -> list[Vectors]:
+        """Unit vectors (tokens, dimensions) of each text's tokens, in context."""
+
+
 class LocalEncoder:
     """One sentence-transformers model in memory. Calls take turns."""
 
@@ -101,7 +109,13 @@ class LocalEncoder:
         self._tokenizer.no_padding()
         special = len(self._tokenizer.encode("").ids)
         prefix = len(self._tokenizer.encode(self._passage_prefix, add_special_tokens=False).ids)
-        self.max_tokens = int(self._model.max_seq_length or 512) - special - prefix
+        self.reads = int(self._model.max_seq_length or 512) - special
+        """Longest text, without any prefix, that is read whole."""
+        self.special_tokens = special
+        """Tokens that are added to each text."""
+        self.shortens = _shortens(name, folder)
+        """Whether the beginning of a vector, made a unit vector again, serves as a shorter one (Matryoshka training)."""
+        self.max_tokens = self.reads - prefix
         self._turn = threading.Lock()
 
     def spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
@@ -113,6 +127,30 @@ class LocalEncoder:
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         return self._encode(texts, self._query_prefix)
+
+    def token_vectors(self, texts: Sequence[str], *, query: bool) -> list[Vectors]:
+        """Unit vectors (tokens, dimensions) of each text's tokens, in context; special tokens and prefix are left out."""
+        prefix = self._query_prefix if query else self._passage_prefix
+        with self._turn:
+            found = self._model.encode(
+                [prefix + text for text in texts],
+                output_value="token_embeddings",
+                batch_size=BATCH,
+                show_progress_bar=False,
+                prompt="",
+            )
+        first = 1 + len(self._tokenizer.encode(prefix, add_special_tokens=False).ids)
+        return [unit(tokens.float().cpu().numpy()[first:-1]) for tokens in found]
+
+    def plain(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors (n, dimensions) of texts as they are, without a prefix."""
+        return self._encode(texts, "")
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of token ids of this model; special tokens are left out. Raises ValueError for an id it lacks."""
+        if any(i >= self._tokenizer.get_vocab_size() for i in ids):
+            raise ValueError(f"a token id is not among the model's {self._tokenizer.get_vocab_size()}")
+        return str(self._tokenizer.decode(list(ids)))
 
     def _encode(self, texts: Sequence[str], prefix: str) -> Vectors:
         if not texts:
@@ -191,6 +229,25 @@ def _fingerprint(name: str, folder: Path) -> str:
     if any(prefixes):
         digest.update(repr(prefixes).encode())
     return digest.hexdigest()[:16]
+
+
+MATRYOSHKA = (
+    "nomic-embed-text-v1.5",
+    "mxbai-embed-large",
+    "arctic-embed-m-v1.5",
+    "arctic-embed-l-v2",
+    "qwen3-embedding",
+)
+"""Models trained so, by their cards, where the card is not beside the weights."""
+
+
+def _shortens(name: str, folder: Path) -> bool:
+    if any(part in text.lower() for part in MATRYOSHKA for text in (name, folder.name)):
+        return True
+    try:
+        return "matryoshka" in (folder / "README.md").read_text(encoding="utf-8").lower()
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _fast_bf16() -> bool:

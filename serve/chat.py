@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-import uuid
-from collections.abc import AsyncIterator, Coroutine, Generator
-from contextlib import closing
-from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from core import types
-from core.types import Completion, Delta, Message, Sampling
-from serve.catalog import Catalog
-from serve.errors import ERRORS, as_api_error, queue_full
+from core.types import Completion, Sampling
+from serve.answering import ClientGone, answering, new_id, nobody_reads
+from serve.catalog import Served
+from serve.errors import ERRORS
+from serve.fields import bias_of
 from serve.schemas import ChatRequest, ChatResponse, ChoiceOut, MessageOut
-from serve.streaming import EventStream, Head, events, sources_out, usage_out
-from serve.workers import QueueFull, Workers
-
-T = TypeVar("T")
-RETRY_AFTER_S = 1
-
-
-class Piece(NamedTuple):
-    delta: Delta
-    fingerprint: str
-
-
-class ClientGone(Exception):
-    """The client closed the connection; nobody reads an answer any more."""
-
+from serve.streaming import EventStream, Head, calls_out, events, logprobs_out, sources_out, usage_out
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
@@ -49,106 +32,61 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 @router.post("/chat/completions", response_model=None, responses=_RESPONSES, operation_id="create_chat_completion")
 async def create_chat_completion(request: Request, body: ChatRequest) -> Response:
     """One answer to a chat, by a use case, one of its variants, or a base model."""
-    catalog: Catalog = request.app.state.catalog
-    workers: Workers = request.app.state.workers
+
+    def make(served: Served, choice: int) -> types.Request:
+        return _request(body, choice, served.max_tokens)
+
     try:
-        work = workers.start([partial(_answer, catalog, body, choice) for choice in range(body.n)])
-    except QueueFull:
-        raise queue_full(RETRY_AFTER_S) from None
-    created = int(time.time())
-    pieces = work.pieces()
-    handed_over = False
-    try:
-        # The first piece decides the status: what fails before it is an HTTP error, what fails later an event.
-        first = await _unless_gone(request, _next(pieces))
-        head = Head(f"chatcmpl-{uuid.uuid4().hex}", created, body.model, first[1].fingerprint)
-        if body.stream:
-            with_usage = body.stream_options is not None and body.stream_options.include_usage
-            handed_over = True
-            return EventStream(events(head, _deltas(first, pieces), with_usage), on_end=work.cancel)
-        return JSONResponse(await _unless_gone(request, _whole(head, first, pieces)))
+        async with answering(request, body.model, make, body.n) as answers:
+            head = Head(new_id("chatcmpl-"), int(time.time()), body.model, answers.fingerprint)
+            if body.stream:
+                with_usage = body.stream_options is not None and body.stream_options.include_usage
+                answers.handed_over = True
+                return EventStream(events(head, answers.deltas(), with_usage), on_end=answers.cancel)
+            return JSONResponse(_whole(head, await answers.whole(request)))
     except ClientGone:
-        return Response(status_code=499)
-    except Exception as exc:
-        raise as_api_error(exc, body.model) from exc
-    finally:
-        if not handed_over:
-            work.cancel()
+        return nobody_reads()
 
 
-def _answer(catalog: Catalog, body: ChatRequest, choice: int) -> Generator[Piece, None, None]:
-    """Runs in a worker thread."""
-    with catalog.lease(body.model) as served:
-        request = types.Request(_messages(body), _sampling(body, choice, served.max_tokens))
-        deltas = cast(Generator[Delta, None, None], served.engine.stream(request))
-        with closing(deltas):
-            for delta in deltas:
-                yield Piece(delta, served.fingerprint)
-
-
-def _messages(body: ChatRequest) -> tuple[Message, ...]:
-    return tuple(Message("system" if m.role == "developer" else m.role, m.content) for m in body.messages)
-
-
-def _sampling(body: ChatRequest, choice: int, default_max_tokens: int) -> Sampling:
-    """How to decode. Greedy unless the client names a temperature: that is how the use case was measured."""
-    return Sampling(
+def _request(body: ChatRequest, choice: int, default_max_tokens: int) -> types.Request:
+    """The engine's request. Greedy unless the client names a temperature: that is how the use case was measured."""
+    tools, tool_choice = body.choice()
+    sampling = Sampling(
         max_tokens=body.max_completion_tokens or body.max_tokens or default_max_tokens,
         temperature=0.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         stop=tuple(body.stop or ()),
         # Choices of one seed must differ among each other, and come back the same.
         seed=None if body.seed is None else body.seed + choice,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=bias_of(body.logit_bias or {}),
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        json_schema=None if body.response_format is None else body.response_format.enforced(),
     )
+    several = body.parallel_tool_calls is not False
+    return types.Request(body.turns(), sampling, tools=tools, tool_choice=tool_choice, parallel_tool_calls=several)
 
 
-async def _next(pieces: AsyncIterator[T]) -> T:
-    return await anext(pieces)
-
-
-async def _deltas(first: tuple[int, Piece], rest: AsyncIterator[tuple[int, Piece]]) -> AsyncIterator[tuple[int, Delta]]:
-    yield first[0], first[1].delta
-    async for index, piece in rest:
-        yield index, piece.delta
-
-
-async def _whole(head: Head, first: tuple[int, Piece], rest: AsyncIterator[tuple[int, Piece]]) -> dict[str, Any]:
-    ended: dict[int, Completion] = {}
-    async for index, delta in _deltas(first, rest):
-        if delta.completion is not None:
-            ended[index] = delta.completion
+def _whole(head: Head, completions: list[Completion]) -> dict[str, Any]:
     choices = [
         ChoiceOut(
             index=index,
-            message=MessageOut(content=ended[index].text, sources=sources_out(ended[index])),
-            finish_reason=ended[index].finish_reason,
+            message=MessageOut(
+                content=None if completion.tool_calls and not completion.text else completion.text,
+                tool_calls=calls_out(completion.tool_calls),
+                sources=sources_out(completion),
+            ),
+            logprobs=logprobs_out(completion.logprobs),
+            finish_reason=completion.finish_reason,
         )
-        for index in sorted(ended)
+        for index, completion in enumerate(completions)
     ]
     return ChatResponse(
         id=head.id,
         created=head.created,
         model=head.model,
         choices=choices,
-        usage=usage_out(list(ended.values())),
+        usage=usage_out(completions),
         system_fingerprint=head.fingerprint,
     ).model_dump(mode="json")
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; raises ClientGone as soon as the client has hung up."""
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_hang_up(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _hang_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -22,6 +22,7 @@ from core.errors import (
     EngineError,
     EngineTimeout,
     EngineUnavailable,
+    NotHonoured,
     TuneforkError,
 )
 from serve.catalog import UnknownModel
@@ -97,6 +98,8 @@ def as_api_error(exc: Exception, model: str | None = None) -> ApiError:
         return exc
     if isinstance(exc, UnknownModel):
         return ApiError(404, str(exc), param="model", code="model_not_found")
+    if isinstance(exc, NotHonoured):
+        return ApiError(400, str(exc), param=exc.param, code="unsupported_value")
     if isinstance(exc, ContextTooLong):
         return ApiError(400, str(exc), param="messages", code="context_length_exceeded")
     log.error("%s: %s", type(exc).__name__, exc, exc_info=None if isinstance(exc, TuneforkError) else exc)
@@ -157,7 +160,7 @@ async def _invalid(_request: Request, exc: Exception) -> JSONResponse:
 def invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The first of pydantic's `errors` as a 400, with OpenAI's words for what is wrong."""
     first = _most_telling(errors)
-    kind, param = first["type"], _param(first["loc"]) or str(first.get("ctx", {}).get("param", ""))
+    kind, param = first["type"], str(first.get("ctx", {}).get("param", "")) or _param(first["loc"])
     if kind == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
     if not param and kind == "string_unicode":
@@ -185,6 +188,7 @@ _KINDS = (
     ("too_long", "invalid_value", "'{param}' is too long: {msg}"),
     ("string_too", "invalid_value", "'{param}' has the wrong length: {msg}"),
     ("value_error", "invalid_value", "'{param}' {msg}"),
+    ("string_pattern", "invalid_value", "'{param}' has characters or a length that are not allowed: {msg}"),
     ("string_unicode", "invalid_value", "'{param}' holds text that is not valid Unicode"),
     ("finite_number", "invalid_value", "'{param}' must be a finite number"),
     ("", "invalid_type", "'{param}' has the wrong type: {msg}"),
@@ -203,12 +207,17 @@ def _param(loc: Sequence[int | str]) -> str:
     for part in loc[1:]:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part not in _UNION_MEMBERS:
+        elif part not in _UNION_MEMBERS and part != "[key]":
             text += f".{part}" if text else part
     return text
 
 
-_UNION_MEMBERS = frozenset({"system", "developer", "user", "assistant"})
+_UNION_MEMBERS = frozenset(
+    (
+        *("system", "developer", "user", "assistant", "tool"),
+        *("message", "function_call", "function_call_output", "file_search_call"),
+    )
+)
 """Parts of pydantic's location that name a member of a union rather than a field."""
 
 

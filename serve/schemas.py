@@ -1,4 +1,4 @@
-"""The part of OpenAI's API that is honoured, as pydantic models: requests are strict, responses are complete.
+"""The part of OpenAI's chat completions that is honoured, as pydantic models: requests are strict, responses complete.
 
 A field of OpenAI's that is not declared here is refused by name, one that is declared with a single value is accepted
 only with it ("off"), and everything else is unknown. `null` means "not given", as it does at OpenAI.
@@ -6,101 +6,29 @@ only with it ("off"), and everything else is unknown. `null` means "not given", 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from core.types import Message, Tool, ToolCall, ToolChoice
+from serve.fields import Bias, Content, ModelName, Penalty, Seed, Stop, Strict, Temperature, Text, TopP, at
+from serve.tool_schemas import MAX_TOOLS, Choice, FunctionTool, NamedChoice, ResponseFormat, chosen
 
 MAX_CHOICES = 16
 MAX_MESSAGES = 2048
 
 UNSUPPORTED = frozenset(
     (
-        *("audio", "function_call", "functions", "modalities", "moderation", "parallel_tool_calls", "prediction"),
-        *("reasoning_effort", "tool_choice", "tools", "top_logprobs", "verbosity", "web_search_options"),
+        *("audio", "function_call", "functions", "moderation", "prediction"),
+        *("reasoning_effort", "verbosity", "web_search_options"),
     )
 )
 """Fields of OpenAI's chat completions that this server cannot honour, and so refuses by name."""
 
-
-def _valid_text(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise PydanticCustomError("value_error", "holds half of a surrogate pair, which is not text") from None
-    return value
-
-
-Text = Annotated[str, AfterValidator(_valid_text)]
-
-
-def _joined(content: Any) -> Any:
-    """Text parts as one string, a line each. Other parts are refused by their type."""
-    if not isinstance(content, list):
-        return content
-    texts = []
-    for part in content:
-        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-            raise PydanticCustomError(
-                "value_error", "must be a string, or parts like {{'type': 'text', 'text': '...'}}"
-            )
-        if part["type"] != "text":
-            raise PydanticCustomError(
-                "unsupported_value", "has a part of type '{kind}'; only text is supported", {"kind": part["type"][:40]}
-            )
-        if not isinstance(part.get("text"), str):
-            raise PydanticCustomError("value_error", "has a text part without a 'text' string")
-        texts.append(part["text"])
-    if not texts:
-        raise PydanticCustomError("value_error", "must not be an empty list")
-    return "\n".join(texts)
-
-
-_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-}
-Content = Annotated[
-    Text,
-    BeforeValidator(_joined),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "minItems": 1}]}),
-]
-
-
-def _as_list(stop: Any) -> Any:
-    return [stop] if isinstance(stop, str) else stop
-
-
-_STOP_LIST = {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 4}
-Stop = Annotated[
-    list[Annotated[Text, Field(min_length=1)]],
-    Field(max_length=4),
-    BeforeValidator(_as_list),
-    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _STOP_LIST, {"type": "null"}]}),
-]
-
-
-class Strict(BaseModel):
-    """No coercion, no unknown fields; a field given as null counts as not given."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        return {key: item for key, item in value.items() if item is not None}
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class SystemMessage(Strict):
@@ -116,14 +44,50 @@ class UserMessage(Strict):
     name: Text | None = None
 
 
+class CallFunctionIn(Strict):
+    name: Text
+    arguments: Text
+
+    @model_validator(mode="after")
+    def _object(self) -> CallFunctionIn:
+        try:
+            arguments = json.loads(self.arguments)
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise PydanticCustomError("value_error", "has arguments that are no JSON object")
+        return self
+
+
+class CallIn(Strict):
+    id: Annotated[Text, Field(min_length=1)]
+    type: Literal["function"]
+    function: CallFunctionIn
+
+
 class AssistantMessage(Strict):
     """An earlier answer. What this server adds to its answers may come back with them, and is not shown to the model."""
 
     role: Literal["assistant"]
-    content: Content
+    content: Content | None = None
+    tool_calls: Annotated[list[CallIn], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
     name: Text | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     sources: list[Any] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> AssistantMessage:
+        if self.content is None and self.tool_calls is None:
+            raise PydanticCustomError("missing", "needs a content or tool_calls")
+        return self
+
+
+class ToolMessage(Strict):
+    """What a call of a function came to."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: Annotated[Text, Field(min_length=1)]
 
 
 def _with_known_role(message: Any) -> Any:
@@ -131,17 +95,17 @@ def _with_known_role(message: Any) -> Any:
     role = message.get("role") if isinstance(message, Mapping) else None
     if not isinstance(role, str):
         raise PydanticCustomError("value_error", "must be an object with a 'role' and a 'content'")
-    if role not in ("system", "developer", "user", "assistant"):
+    if role not in ROLES:
         raise PydanticCustomError(
             "unsupported_value",
-            "has the role '{role}'; supported: system, developer, user, assistant",
+            "has the role '{role}'; supported: system, developer, user, assistant, tool",
             {"role": role[:40]},
         )
     return message
 
 
 ChatMessage = Annotated[
-    Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")],
+    Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")],
     BeforeValidator(_with_known_role),
 ]
 
@@ -151,33 +115,29 @@ class StreamOptions(Strict):
     include_obfuscation: Literal[False] = False
 
 
-class TextFormat(Strict):
-    type: Literal["text"]
-
-
-def _zero(value: float) -> float:
-    if value != 0:
-        raise PydanticCustomError("unsupported_value", "is only supported as 0 (off)")
-    return value
-
-
-Off = Annotated[float, AfterValidator(_zero), WithJsonSchema({"type": "number", "enum": [0]})]
-
-
 class ChatRequest(Strict):
     """The body of POST /v1/chat/completions."""
 
-    model: Annotated[Text, Field(min_length=1, max_length=512)]
+    model: ModelName
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     stop: Stop | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Seed | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    logit_bias: Bias | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[FunctionTool], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_choice: Choice | None = None
+    parallel_tool_calls: bool | None = None
 
     # Accepted and without effect here: labels and hints for a hosted service.
     user: Text | None = None
@@ -188,11 +148,7 @@ class ChatRequest(Strict):
     prompt_cache_retention: Text | None = None
 
     # Accepted only as "off", for clients that always send them.
-    frequency_penalty: Off | None = None
-    presence_penalty: Off | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-    logprobs: Literal[False] | None = None
-    response_format: TextFormat | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: Literal[False] | None = None
 
@@ -210,19 +166,55 @@ class ChatRequest(Strict):
     @model_validator(mode="after")
     def _together(self) -> ChatRequest:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise _at("max_tokens", "and 'max_completion_tokens' mean the same; give one")
+            raise at("max_tokens", "and 'max_completion_tokens' mean the same; give one")
         if self.stream_options is not None and not self.stream:
-            raise _at("stream_options", "is only allowed when 'stream' is true")
+            raise at("stream_options", "is only allowed when 'stream' is true")
         if not any(m.role == "user" for m in self.messages):
-            raise _at("messages", "must have at least one message with the role 'user'")
+            raise at("messages", "must have at least one message with the role 'user'")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise at("top_logprobs", "needs 'logprobs' to be true")
+        if self.parallel_tool_calls is not None and self.tools is None:
+            raise at("parallel_tool_calls", "is only allowed with 'tools'")
+        self._check_results()
+        tools, choice = self.choice()
+        if tools and choice not in ("auto", "none") and self.response_format and self.response_format.enforced():
+            raise at("response_format", "cannot be held to where a function must be called")
         return self
 
+    def _check_results(self) -> None:
+        """Every result belongs to a call of the assistant's turn before it."""
+        open_: set[str] = set()
+        for i, message in enumerate(self.messages):
+            if isinstance(message, ToolMessage):
+                if message.tool_call_id not in open_:
+                    raise at(f"messages[{i}].tool_call_id", "names no tool call of the assistant message before it")
+            elif isinstance(message, AssistantMessage):
+                open_ = {call.id for call in message.tool_calls or ()}
+            else:
+                open_ = set()
 
-def _at(param: str, text: str) -> PydanticCustomError:
-    return PydanticCustomError("value_error", "{text}", {"param": param, "text": text})
+    def choice(self) -> tuple[tuple[Tool, ...], ToolChoice | Tool]:
+        """The tools, and which of them must be called."""
+        given = self.tool_choice
+        word, name = (None, given.function.name) if isinstance(given, NamedChoice) else (given, None)
+        tools = [tool.function.tool() for tool in self.tools or ()]
+        return chosen(tools, word, name, "tools[{}].function.parameters")
+
+    def turns(self) -> tuple[Message, ...]:
+        """The messages, as engines take them."""
+        turns = []
+        for m in self.messages:
+            if isinstance(m, AssistantMessage):
+                calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in m.tool_calls or ())
+                turns.append(Message("assistant", m.content or "", calls))
+            elif isinstance(m, ToolMessage):
+                turns.append(Message("tool", m.content, tool_call_id=m.tool_call_id))
+            else:
+                turns.append(Message("user" if m.role == "user" else "system", m.content))
+        return tuple(turns)
 
 
-def _is_none(value: object) -> bool:
+def is_none(value: object) -> bool:
     return value is None
 
 
@@ -237,20 +229,51 @@ class SourceOut(BaseModel):
     metadata: dict[str, str | int | float | bool] = {}
 
 
+class CallFunctionOut(BaseModel):
+    name: str
+    arguments: str
+
+
+class CallOut(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: CallFunctionOut
+
+
+class CallDeltaOut(CallOut):
+    index: int
+
+
+class TopLogprobOut(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class LogprobOut(TopLogprobOut):
+    top_logprobs: list[TopLogprobOut]
+
+
+class LogprobsOut(BaseModel):
+    content: list[LogprobOut]
+    refusal: None = None
+
+
 class MessageOut(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    tool_calls: list[CallOut] | None = Field(default=None, exclude_if=is_none)
     refusal: None = None
     annotations: list[Any] = []
-    sources: list[SourceOut] | None = Field(default=None, exclude_if=_is_none)
+    sources: list[SourceOut] | None = Field(default=None, exclude_if=is_none)
     """Extension: present in answers that retrieval was used for."""
 
 
 class ChoiceOut(BaseModel):
     index: int
     message: MessageOut
-    logprobs: None = None
-    finish_reason: Literal["stop", "length"]
+    logprobs: LogprobsOut | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class UsageOut(BaseModel):
@@ -270,17 +293,18 @@ class ChatResponse(BaseModel):
 
 
 class DeltaOut(BaseModel):
-    role: Literal["assistant"] | None = Field(default=None, exclude_if=_is_none)
-    content: str | None = Field(default=None, exclude_if=_is_none)
-    sources: list[SourceOut] | None = Field(default=None, exclude_if=_is_none)
+    role: Literal["assistant"] | None = Field(default=None, exclude_if=is_none)
+    content: str | None = Field(default=None, exclude_if=is_none)
+    tool_calls: list[CallDeltaOut] | None = Field(default=None, exclude_if=is_none)
+    sources: list[SourceOut] | None = Field(default=None, exclude_if=is_none)
     """Extension: in a choice's last chunk, where retrieval was used."""
 
 
 class ChunkChoiceOut(BaseModel):
     index: int
     delta: DeltaOut
-    logprobs: None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    logprobs: LogprobsOut | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
 
 
 class ChatChunk(BaseModel):

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from core.types import Completion, Delta
+from core.types import Completion, Delta, TokenLogprob, ToolCall
 from serve.errors import ApiError, as_api_error
-from serve.schemas import ChatChunk, ChunkChoiceOut, DeltaOut, SourceOut, UsageOut
+from serve.schemas import (
+    CallDeltaOut,
+    CallFunctionOut,
+    CallOut,
+    ChatChunk,
+    ChunkChoiceOut,
+    DeltaOut,
+    LogprobOut,
+    LogprobsOut,
+    SourceOut,
+    TopLogprobOut,
+    UsageOut,
+)
 
 DONE = "data: [DONE]\n\n"
 
@@ -51,13 +66,15 @@ async def events(head: Head, pieces: AsyncIterator[tuple[int, Delta]], include_u
     """
     started: set[int] = set()
     ended: list[Completion] = []
+    calls: Counter[int] = Counter()
     try:
         async for index, delta in pieces:
             if index not in started:
                 started.add(index)
                 yield _chunk(head, index, DeltaOut(role="assistant", content=""), include_usage)
-            if delta.text:
-                yield _chunk(head, index, DeltaOut(content=delta.text), include_usage)
+            if delta.text or delta.tool_calls or delta.logprobs:
+                yield _chunk(head, index, _delta_out(delta, calls[index]), include_usage, logprobs=delta.logprobs)
+                calls[index] += len(delta.tool_calls)
             if delta.completion is not None:
                 ended.append(delta.completion)
                 last = DeltaOut(sources=sources_out(delta.completion))
@@ -70,6 +87,12 @@ async def events(head: Head, pieces: AsyncIterator[tuple[int, Delta]], include_u
     yield DONE
 
 
+def _delta_out(delta: Delta, known: int) -> DeltaOut:
+    """`delta` as a chunk has it, after `known` calls of the same choice."""
+    calls = [CallDeltaOut(index=known + i, **_call(call)) for i, call in enumerate(delta.tool_calls)]
+    return DeltaOut(content=delta.text or (None if calls else ""), tool_calls=calls or None)
+
+
 def error_event(error: ApiError) -> str:
     return _data(json.dumps(error.envelope()))
 
@@ -79,6 +102,31 @@ def usage_out(completions: list[Completion]) -> UsageOut:
     prompt = max(c.usage.prompt_tokens for c in completions)
     answers = sum(c.usage.completion_tokens for c in completions)
     return UsageOut(prompt_tokens=prompt, completion_tokens=answers, total_tokens=prompt + answers)
+
+
+def calls_out(calls: Sequence[ToolCall]) -> list[CallOut] | None:
+    """The calls of a whole answer; None where there are none, so the field is left out."""
+    return [CallOut(**_call(call)) for call in calls] or None
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "function": CallFunctionOut(name=call.name, arguments=call.arguments)}
+
+
+def logprobs_out(logprobs: Sequence[TokenLogprob] | None) -> LogprobsOut | None:
+    if logprobs is None:
+        return None
+    return LogprobsOut(
+        content=[
+            LogprobOut(
+                token=item.token,
+                logprob=item.logprob,
+                bytes=list(item.raw),
+                top_logprobs=[TopLogprobOut(token=t, logprob=lp, bytes=list(raw)) for t, lp, raw in item.top],
+            )
+            for item in logprobs
+        ]
+    )
 
 
 def sources_out(completion: Completion) -> list[SourceOut] | None:
@@ -93,10 +141,22 @@ def sources_out(completion: Completion) -> list[SourceOut] | None:
     ]
 
 
-def _chunk(head: Head, index: int, delta: DeltaOut, with_usage: bool, end: Completion | None = None) -> str:
-    choice = ChunkChoiceOut(index=index, delta=delta, finish_reason=None if end is None else end.finish_reason)
+def _chunk(
+    head: Head,
+    index: int,
+    delta: DeltaOut,
+    with_usage: bool,
+    end: Completion | None = None,
+    logprobs: Sequence[TokenLogprob] = (),
+) -> str:
+    choice = ChunkChoiceOut(
+        index=index,
+        delta=delta,
+        logprobs=logprobs_out(logprobs or None),
+        finish_reason=None if end is None else end.finish_reason,
+    )
     # Where usage was asked for, every chunk but the last carries it as null; elsewhere it is absent.
-    return _data(_bare(head, [choice], None).model_dump_json(exclude=None if with_usage else {"usage"}))
+    return data_line(_bare(head, [choice], None), with_usage)
 
 
 def _bare(head: Head, choices: list[ChunkChoiceOut], usage: UsageOut | None) -> ChatChunk:
@@ -108,6 +168,11 @@ def _bare(head: Head, choices: list[ChunkChoiceOut], usage: UsageOut | None) -> 
         usage=usage,
         system_fingerprint=head.fingerprint,
     )
+
+
+def data_line(chunk: BaseModel, with_usage: bool) -> str:
+    """`chunk` as an event, without its usage field where nobody asked for usage."""
+    return _data(chunk.model_dump_json(exclude=None if with_usage else {"usage"}))
 
 
 def _data(text: str) -> str:

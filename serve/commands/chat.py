@@ -21,7 +21,11 @@ from serve.asking import Answer, Ask, Turn
 )
 @click.option("--api-key", envvar="TUNEFORK_API_KEY", help="Key for --url.")
 @click.option(
-    "--engine", default="auto", show_default=True, metavar="transformers|vllm|URL", help="As in `tunefork serve`."
+    "--engine",
+    default="auto",
+    show_default=True,
+    metavar="transformers|llamacpp|vllm|URL",
+    help="As in `tunefork serve`.",
 )
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; default: the use case's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; needs MESSAGE or standard input.")

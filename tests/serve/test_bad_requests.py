@@ -15,6 +15,8 @@ from core.workspace import Workspace
 from tests.serve.conftest import EchoEngine, Server, declare
 
 ASK: Any = [{"role": "user", "content": "hi"}]
+F: Any = {"type": "function", "function": {"name": "f"}}
+ODD: Any = {"type": "function", "function": {"name": "odd", "parameters": {"type": "object", "not": {}}}}
 Serve = Callable[..., Server]
 
 
@@ -39,16 +41,62 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
-        ({"tools": []}, "tools", "unsupported_parameter"),
-        ({"tool_choice": "none"}, "tool_choice", "unsupported_parameter"),
+        ({"tools": []}, "tools", "invalid_value"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type", "unsupported_value"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value"),
+        ({"tools": [F, F]}, "tools", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"tools": [F], "tool_choice": "maybe"}, "tool_choice", "unsupported_value"),
+        ({"tools": [F], "tool_choice": {"type": "allowed_tools"}}, "tool_choice", "unsupported_value"),
+        (
+            {"tools": [F], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice",
+            "invalid_value",
+        ),
+        ({"tools": [ODD], "tool_choice": "required"}, "tools[0].function.parameters", "unsupported_value"),
+        (
+            {"tools": [{**ODD, "function": {**ODD["function"], "strict": True}}]},
+            "tools[0].function.parameters",
+            "unsupported_value",
+        ),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "invalid_value"),
+        (
+            {"tools": [F], "tool_choice": "required", "response_format": {"type": "json_object"}},
+            "response_format",
+            "invalid_value",
+        ),
         ({"functions": []}, "functions", "unsupported_parameter"),
         ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),
-        ({"logprobs": True}, "logprobs", "unsupported_value"),
-        ({"top_logprobs": 3}, "top_logprobs", "unsupported_parameter"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_value"),
-        ({"presence_penalty": -1}, "presence_penalty", "unsupported_value"),
-        ({"logit_bias": {"50256": -100}}, "logit_bias", "invalid_value"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type", "unsupported_value"),
+        ({"logprobs": 1}, "logprobs", "invalid_type"),
+        ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty", "invalid_value"),
+        ({"presence_penalty": -3}, "presence_penalty", "invalid_value"),
+        ({"logit_bias": {"word": -100}}, "logit_bias.word", "invalid_value"),
+        ({"logit_bias": {"5": -101}}, "logit_bias.5", "invalid_value"),
+        ({"modalities": ["audio"]}, "modalities[0]", "unsupported_value"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type", "unsupported_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}},
+            "response_format.json_schema.schema",
+            "unsupported_value",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"$ref": "http://127.0.0.1:9/s"}},
+                }
+            },
+            "response_format.json_schema.schema",
+            "unsupported_value",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": 3}}},
+            "response_format.json_schema.schema",
+            "invalid_type",
+        ),
         ({"service_tier": "flex"}, "service_tier", "unsupported_value"),
         ({"store": True}, "store", "unsupported_value"),
         ({"banana": 1}, "banana", "unknown_parameter"),
@@ -74,7 +122,27 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"messages": []}, "messages", "invalid_value"),
         ({"messages": "hi"}, "messages", "invalid_type"),
         ({"messages": ["hi"]}, "messages[0]", "invalid_value"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", "unsupported_value"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0]", "unsupported_value"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "missing_required_parameter"),
+        (
+            {"messages": [*ASK, {"role": "tool", "content": "x", "tool_call_id": "c"}]},
+            "messages[1].tool_call_id",
+            "invalid_value",
+        ),
+        ({"messages": [*ASK, {"role": "assistant"}]}, "messages[1]", "missing_required_parameter"),
+        (
+            {
+                "messages": [
+                    *ASK,
+                    {
+                        "role": "assistant",
+                        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{"}}],
+                    },
+                ]
+            },
+            "messages[1].tool_calls[0].function",
+            "invalid_value",
+        ),
         ({"messages": [{"content": "x"}]}, "messages[0]", "invalid_value"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),

@@ -1,0 +1,161 @@
+"""From a parsed request to the pieces of its answers: what all endpoints that ask a model have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from core import types
+from core.types import Completion, Delta
+from serve.access import caller_of, check_model
+from serve.asked import Asked, asking
+from serve.catalog import Catalog, Served, UnknownModel
+from serve.errors import as_api_error, queue_full
+from serve.metering import Meter, meter_of
+from serve.workers import QueueFull, Work, Workers
+
+T = TypeVar("T")
+RETRY_AFTER_S = 1
+
+Make = Callable[[Served, int], types.Request]
+"""The engine's request of choice number n, for what answers."""
+
+
+class Piece(NamedTuple):
+    delta: Delta
+    fingerprint: str
+
+
+class ClientGone(Exception):
+    """The client closed the connection; nobody reads an answer any more."""
+
+
+class Answering:
+    """Answers in the making. Its first piece has come, so the status of the response is decided."""
+
+    def __init__(
+        self, work: Work[Piece], first: tuple[int, Piece], rest: AsyncIterator[tuple[int, Piece]], meter: Meter
+    ) -> None:
+        self._work = work
+        self._meter = meter
+        self._first = first
+        self._rest = rest
+        self.handed_over = False
+        """Set when a stream takes over: it cancels the work at its own end."""
+
+    @property
+    def fingerprint(self) -> str:
+        return self._first[1].fingerprint
+
+    async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
+        """The answers' deltas as they come, with the number of their choice."""
+        self._meter.seen(self._first[0], self._first[1].delta)
+        yield self._first[0], self._first[1].delta
+        async for index, piece in self._rest:
+            self._meter.seen(index, piece.delta)
+            yield index, piece.delta
+
+    async def whole(self, request: Request) -> list[Completion]:
+        """All answers in the order of their choices. Raises ClientGone when the client hangs up before."""
+        return await unless_gone(request, self._whole())
+
+    async def _whole(self) -> list[Completion]:
+        ended: dict[int, Completion] = {}
+        async for index, delta in self.deltas():
+            if delta.completion is not None:
+                ended[index] = delta.completion
+        return [ended[index] for index in sorted(ended)]
+
+    def cancel(self) -> None:
+        self._work.cancel()
+
+
+@asynccontextmanager
+async def answering(request: Request, model: str, make: Make, choices: int = 1) -> AsyncIterator[Answering]:
+    """`choices` answers of `model`. What fails before the first piece is raised as an ApiError; later, from `deltas`.
+
+    Raises:
+        ApiError: what went wrong, as clients see it.
+        ClientGone: nobody waits any more.
+    """
+    catalog: Catalog = request.app.state.catalog
+    workers: Workers = request.app.state.workers
+    meter = meter_of(request)
+    meter.model, asked = model, Asked(tenant=caller_of(request).tenant)
+
+    def body(choice: int) -> Generator[Piece, None, None]:
+        return _answer(catalog, model, make, choice, asked, meter)
+
+    try:
+        check_model(request, model)
+        work = workers.start([partial(body, choice) for choice in range(choices)])
+    except QueueFull:
+        raise queue_full(RETRY_AFTER_S) from None
+    except UnknownModel as exc:
+        raise as_api_error(exc, model) from exc
+    made: Answering | None = None
+    try:
+        pieces = work.pieces()
+        first = await unless_gone(request, _next(pieces))
+        meter.asked = asked
+        made = Answering(work, first, pieces, meter)
+        yield made
+    except ClientGone:
+        raise
+    except Exception as exc:
+        raise as_api_error(exc, model) from exc
+    finally:
+        if made is None or not made.handed_over:
+            work.cancel()
+
+
+def nobody_reads() -> Response:
+    """What is sent to a client that is gone."""
+    return Response(status_code=499)
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}{uuid.uuid4().hex}"
+
+
+def _answer(
+    catalog: Catalog, model: str, make: Make, choice: int, asked: Asked, meter: Meter
+) -> Generator[Piece, None, None]:
+    """Runs in a worker thread."""
+    with catalog.lease(model) as served, asking(asked):
+        asked.use_case, asked.base_model, asked.engine = served.use_case, served.base_model, served.engine_kind
+        wanted = meter.wanted[choice] = make(served, choice)
+        deltas = cast(Generator[Delta, None, None], served.engine.stream(wanted))
+        with closing(deltas):
+            for delta in deltas:
+                yield Piece(delta, served.fingerprint)
+
+
+async def _next(pieces: AsyncIterator[T]) -> T:
+    return await anext(pieces)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`; raises ClientGone as soon as the client has hung up."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_hang_up(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

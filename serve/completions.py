@@ -1,0 +1,247 @@
+"""POST /v1/completions, OpenAI's older endpoint: a base model continues the prompt as it stands.
+
+A use case (and each of its variants) takes the prompt as the user's message instead: it was built and measured on chats.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from itertools import accumulate
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from core import types
+from core.errors import NotHonoured
+from core.types import Completion, Delta, Message, Sampling, TokenLogprob
+from serve.answering import Answering, ClientGone, answering, new_id, nobody_reads
+from serve.catalog import Served
+from serve.errors import ERRORS, as_api_error
+from serve.fields import Bias, ModelName, Penalty, Seed, Stop, Strict, Temperature, Text, TopP, at, bias_of
+from serve.schemas import MAX_CHOICES, SourceOut, StreamOptions, UsageOut, is_none
+from serve.streaming import DONE, EventStream, Head, data_line, error_event, sources_out, usage_out
+
+MAX_PROMPTS = 128
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's, for this endpoint."""
+
+Prompt = str | list[int]
+
+
+def _prompts(value: Any) -> list[Prompt]:
+    """A text, texts, token ids, or lists of them, as a list of prompts."""
+    if isinstance(value, str) or _are_ids(value):
+        value = [value]
+    if not isinstance(value, list) or not value or not all(isinstance(p, str) or _are_ids(p) for p in value):
+        raise PydanticCustomError("value_error", "must be a string, token ids, or a list of strings or of token ids")
+    if len(value) > MAX_PROMPTS:
+        raise PydanticCustomError("too_long", "at most 128 prompts are taken at once")
+    for text in value:
+        if isinstance(text, str):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise PydanticCustomError("value_error", "holds half of a surrogate pair, which is not text") from None
+    return value
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(i) is int and 0 <= i < 2**31 for i in value)
+
+
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+Prompts = Annotated[
+    Any,
+    BeforeValidator(_prompts),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}),
+]
+
+
+class CompletionRequest(Strict):
+    """The body of POST /v1/completions."""
+
+    model: ModelName
+    prompt: Prompts
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    echo: Literal[False] = False
+    suffix: Annotated[Text, Field(max_length=0)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] = DEFAULT_MAX_TOKENS
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    stop: Stop | None = None
+    seed: Seed | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    logit_bias: Bias | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    user: Text | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> CompletionRequest:
+        if self.best_of is not None and self.best_of != self.n:
+            raise at("best_of", "is only supported as the value of 'n'", "unsupported_value")
+        if self.stream_options is not None and not self.stream:
+            raise at("stream_options", "is only allowed when 'stream' is true")
+        if len(self.prompt) * self.n > MAX_PROMPTS:
+            raise at("n", f"times the prompts must not exceed {MAX_PROMPTS}")
+        return self
+
+
+class LegacyLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class TextChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: LegacyLogprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+    sources: list[SourceOut] | None = Field(default=None, exclude_if=is_none)
+    """Extension: the passages of an answer that retrieval was used for."""
+
+
+class CompletionResponse(BaseModel):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: UsageOut | None = None
+    system_fingerprint: str
+
+
+router = APIRouter(prefix="/v1", tags=["completions"])
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": CompletionResponse,
+        "description": "The continuations; with `stream`, chunks as server-sent events.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    **ERRORS,
+}
+
+
+@router.post("/completions", response_model=None, responses=_RESPONSES, operation_id="create_completion")
+async def create_completion(request: Request, body: CompletionRequest) -> Response:
+    """Continuations of one or more prompts."""
+    prompts: list[Prompt] = body.prompt
+
+    def make(served: Served, choice: int) -> types.Request:
+        return _request(body, prompts[choice // body.n], choice % body.n, served)
+
+    try:
+        async with answering(request, body.model, make, len(prompts) * body.n) as answers:
+            head = Head(new_id("cmpl-"), int(time.time()), body.model, answers.fingerprint)
+            if body.stream:
+                answers.handed_over = True
+                return EventStream(_events(head, body, answers), on_end=answers.cancel)
+            completions = await answers.whole(request)
+            choices = [
+                TextChoice(
+                    index=index,
+                    text=completion.text,
+                    logprobs=_legacy(completion.logprobs, body.logprobs, 0),
+                    finish_reason="length" if completion.finish_reason == "length" else "stop",
+                    sources=sources_out(completion),
+                )
+                for index, completion in enumerate(completions)
+            ]
+            return JSONResponse(_document(head, choices, _usage(completions, body.n)).model_dump(mode="json"))
+    except ClientGone:
+        return nobody_reads()
+
+
+def _request(body: CompletionRequest, prompt: Prompt, choice: int, served: Served) -> types.Request:
+    sampling = Sampling(
+        max_tokens=body.max_tokens,
+        temperature=0.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        stop=tuple(body.stop or ()),
+        seed=None if body.seed is None else body.seed + choice,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=bias_of(body.logit_bias or {}),
+        top_logprobs=body.logprobs,
+    )
+    if not served.use_case:
+        return types.Request((), sampling, prompt=prompt if isinstance(prompt, str) else tuple(prompt))
+    if not isinstance(prompt, str):
+        raise NotHonoured("prompt", "a use case takes its prompt as text; token ids are for base models")
+    if not prompt.strip():
+        raise NotHonoured("prompt", "a use case takes its prompt as the user's message, which must not be empty")
+    return types.Request((Message("user", prompt),), sampling)
+
+
+async def _events(head: Head, body: CompletionRequest, answers: Answering) -> AsyncIterator[str]:
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+    ended: dict[int, Completion] = {}
+    offsets: dict[int, int] = {}
+    try:
+        async for index, delta in answers.deltas():
+            if delta.completion is not None:
+                ended[index] = delta.completion
+            if delta.text or delta.logprobs or delta.completion is not None:
+                choice = _chunk(index, delta, body.logprobs, offsets.get(index, 0))
+                offsets[index] = offsets.get(index, 0) + len(delta.text)
+                yield data_line(_document(head, [choice], None), with_usage)
+    except Exception as exc:  # noqa: BLE001 - the status is sent already: the only way left to say it is an event
+        yield error_event(as_api_error(exc, head.model))
+        return
+    if with_usage:
+        completions = [ended[index] for index in sorted(ended)]
+        yield data_line(_document(head, [], _usage(completions, body.n)), True)
+    yield DONE
+
+
+def _chunk(index: int, delta: Delta, wanted: int | None, offset: int) -> TextChoice:
+    end = delta.completion
+    return TextChoice(
+        index=index,
+        text=delta.text,
+        logprobs=_legacy(delta.logprobs or None, wanted, offset),
+        finish_reason=None if end is None else "length" if end.finish_reason == "length" else "stop",
+        sources=None if end is None else sources_out(end),
+    )
+
+
+def _legacy(logprobs: Sequence[TokenLogprob] | None, wanted: int | None, offset: int) -> LegacyLogprobs | None:
+    """Log probabilities in this endpoint's form. The token itself is always among `top_logprobs`, as at OpenAI."""
+    if logprobs is None or wanted is None:
+        return None
+    tops: list[dict[str, float]] = [{lp.token: lp.logprob} | {t: p for t, p, _ in lp.top} for lp in logprobs]
+    return LegacyLogprobs(
+        tokens=[lp.token for lp in logprobs],
+        token_logprobs=[lp.logprob for lp in logprobs],
+        top_logprobs=tops if wanted else None,
+        text_offset=list(accumulate((len(lp.token) for lp in logprobs[:-1]), initial=offset)) if logprobs else [],
+    )
+
+
+def _usage(completions: list[Completion], n: int) -> UsageOut:
+    """Usage of one request: each prompt once, all continuations."""
+    each = [usage_out(completions[at : at + n]) for at in range(0, len(completions), n)]
+    prompt, answers = sum(u.prompt_tokens for u in each), sum(u.completion_tokens for u in each)
+    return UsageOut(prompt_tokens=prompt, completion_tokens=answers, total_tokens=prompt + answers)
+
+
+def _document(head: Head, choices: list[TextChoice], usage: UsageOut | None) -> CompletionResponse:
+    return CompletionResponse(
+        id=head.id,
+        created=head.created,
+        model=head.model,
+        choices=choices,
+        usage=usage,
+        system_fingerprint=head.fingerprint,
+    )

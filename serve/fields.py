@@ -1,0 +1,101 @@
+"""What request fields are made of: text, text parts, stop strings, strictness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, LiteralString
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+
+def _valid_text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("value_error", "holds half of a surrogate pair, which is not text") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_valid_text)]
+
+
+def _joined(content: Any) -> Any:
+    """Text parts as one string, a line each. Other parts are refused by their type."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+            raise PydanticCustomError(
+                "value_error", "must be a string, or parts like {{'type': 'text', 'text': '...'}}"
+            )
+        if part["type"] != "text":
+            raise PydanticCustomError(
+                "unsupported_value", "has a part of type '{kind}'; only text is supported", {"kind": part["type"][:40]}
+            )
+        if not isinstance(part.get("text"), str):
+            raise PydanticCustomError("value_error", "has a text part without a 'text' string")
+        texts.append(part["text"])
+    if not texts:
+        raise PydanticCustomError("value_error", "must not be an empty list")
+    return "\n".join(texts)
+
+
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+Content = Annotated[
+    Text,
+    BeforeValidator(_joined),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "minItems": 1}]}),
+]
+
+
+def _as_list(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+_STOP_LIST = {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 4}
+Stop = Annotated[
+    list[Annotated[Text, Field(min_length=1)]],
+    Field(max_length=4),
+    BeforeValidator(_as_list),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _STOP_LIST, {"type": "null"}]}),
+]
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown fields; a field given as null counts as not given."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {key: item for key, item in value.items() if item is not None}
+
+
+def at(param: str, text: str, kind: LiteralString = "value_error") -> PydanticCustomError:
+    """An error that names `param`, for checks over several fields."""
+    return PydanticCustomError(kind, "{text}", {"param": param, "text": text})
+
+
+def bias_of(value: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    """logit_bias as engines take it."""
+    return tuple((int(token), float(bias)) for token, bias in value.items())
+
+
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Bias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]],
+    Field(max_length=300),
+]
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+ModelName = Annotated[Text, Field(min_length=1, max_length=512)]
