@@ -109,7 +109,11 @@ def find_files(paths: Sequence[Path]) -> Search:
     left: list[Left] = []
     failed: list[Left] = []
     for path in paths:
+        fixed = None if path.exists() else fixed_part(path).resolve()
         for root in expanded(path):
+            if fixed is not None and not _inside(root, fixed):
+                left.append(Left(str(root), "a link out of the folder"))
+                continue
             for item in _under(root, failed):
                 if isinstance(item, Left):
                     left.append(item)
@@ -143,6 +147,12 @@ def expanded(path: Path) -> list[Path]:
             raise DataError("no file matches this pattern", path)
         return matches
     raise DataError("no such file or folder", path)
+
+
+def fixed_part(pattern: Path) -> Path:
+    """The folder that a glob pattern starts from: what the user named, links in it included."""
+    parts = pattern.parts
+    return Path(*parts[: next((i for i, part in enumerate(parts) if has_magic(part)), len(parts))])
 
 
 def _under(root: Path, failed: list[Left]) -> Iterator[Found | Left]:

@@ -30,8 +30,9 @@ MAX_ANSWER_BYTES = 512 * 2**20
 class Parser:
     """A parser process, started with the first file. Use it as a context manager; not thread-safe."""
 
-    def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
+    def __init__(self, time_limit_s: float = TIME_LIMIT_S, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
         self._time_limit_s = time_limit_s
+        self._memory_limit_bytes = memory_limit_bytes
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Parser:
@@ -81,7 +82,7 @@ class Parser:
         # The child must find this very package, and nothing that lies in the working directory (-P).
         package_root = str(Path(__file__).resolve().parents[2])
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rag.readers.contained"],
+            [sys.executable, "-P", "-m", "rag.readers.contained", str(self._memory_limit_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": package_root},
@@ -119,13 +120,13 @@ def _document(value: dict[str, Any]) -> Document:
     return Document(value["id"], value["title"], value["text"], sections, value["metadata"], lines)
 
 
-def _serve() -> None:
+def _serve(memory_limit_bytes: int) -> None:
     """The child's side: read requests until the parent is gone."""
     import resource
 
     from rag.readers import parse
 
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a parser prints must not end up in the answers
     while head := stdin.read(8):
@@ -151,4 +152,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(int(sys.argv[1]))
