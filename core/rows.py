@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from core.errors import DataError
 from core.records import Record, kind, read_records
@@ -86,19 +86,38 @@ def read_rows(path: Path, purpose: Purpose) -> list[Row]:
         DataError: the file or a row cannot be used; names the file, the line and what to do.
         MissingExtra: Parquet without pyarrow.
     """
-    records = read_records(path)
+    rows, faults = sift_rows(path, purpose)
+    if faults:
+        raise DataError(faults[0].text, path, faults[0].line)
+    if purpose == "evaluation" and not any(row.answers or not row.answerable for row in rows):
+        seen = _seen(key for record in read_records(path) for key in record.fields)
+        raise DataError(f"no row has a gold answer; wanted {_WANTED_ANSWER}; {seen}{_near(seen, 'answers')}", path)
+    return rows
+
+
+class Fault(NamedTuple):
+    """Why a row cannot be used."""
+
+    line: int
+    text: str
+
+
+def sift_rows(path: Path, purpose: Purpose) -> tuple[list[Row], list[Fault]]:
+    """The usable rows of `path`, and all that `read_rows` would refuse one by one, in file order.
+
+    Raises:
+        DataError: the file as a whole cannot be read, or two rows have one id.
+        MissingExtra: Parquet without pyarrow.
+    """
     names: dict[str, str] = {}
-    rows = []
-    for record in records:
+    rows, faults = [], []
+    for record in read_records(path):
         fields = {names.setdefault(key, _name(key)): value for key, value in record.fields.items()}
         try:
             rows.append(_row(Record(record.line, fields), purpose))
         except _RowError as exc:
-            raise DataError(str(exc), path, record.line) from exc
-    if purpose == "evaluation" and not any(row.answers or not row.answerable for row in rows):
-        seen = _seen(key for record in records for key in record.fields)
-        raise DataError(f"no row has a gold answer; wanted {_WANTED_ANSWER}; {seen}{_near(seen, 'answers')}", path)
-    return _with_ids(rows, path)
+            faults.append(Fault(record.line, str(exc)))
+    return _with_ids(rows, path), faults
 
 
 class _RowError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +13,12 @@ import torch
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, Any]) -> None:
-    """Replace `path` in one step; a full disk leaves the file that was there."""
+    """Replace `path` in one step.
+
+    Raises:
+        OSError: the disk is full (ENOSPC); the file that was there is still there.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,6 +26,10 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], progress: M
     try:
         save_file(dict(tensors), temporary, metadata={"progress": json.dumps(dict(progress))})
         temporary.replace(path)
+    except SafetensorError as exc:
+        if "os error 28" not in str(exc):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from exc
     finally:
         temporary.unlink(missing_ok=True)
 

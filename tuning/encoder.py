@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,17 @@ Features = NDArray[np.float32]
 
 BATCH = 32
 _CHUNK = 1024
+
+
+class Featurizer(Protocol):
+    """What turns texts into vectors for a head."""
+
+    folder: Path
+    dtype: torch.dtype
+
+    def encode(self, texts: Sequence[str]) -> Features: ...
+
+    def count_tokens(self, text: str) -> int: ...
 
 
 class Encoder:
@@ -58,7 +69,46 @@ class Encoder:
             return int(self.model.preprocess([text])["input_ids"].shape[1])
 
 
-def cached_features(encoder: Encoder, texts: Sequence[str], cache: Path | None) -> Features:
+class BaseStates:
+    """A causal language model as an encoder: the mean of its last hidden state over a text's tokens. Thread-safe."""
+
+    WINDOW = 512
+    """Tokens read of a text."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self.folder = folder
+        self.dtype = torch.bfloat16 if fast_bfloat16(device) else torch.float32
+        self._device = device
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._tokenizer.padding_side = "right"
+        self._model: Any = AutoModel.from_pretrained(folder, dtype=self.dtype, local_files_only=True).to(device).eval()
+        self._lock = Lock()
+
+    def encode(self, texts: Sequence[str]) -> Features:
+        parts = []
+        with self._lock, torch.inference_mode():
+            for start in range(0, len(texts), BATCH):
+                rows = [self._ids(text) for text in texts[start : start + BATCH]]
+                width = max(len(row) for row in rows)
+                # Padding to the right is never attended to by what stands before it, so any token will do.
+                ids = torch.tensor([row + [row[-1]] * (width - len(row)) for row in rows], device=self._device)
+                seen = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self._device)
+                states = self._model(input_ids=ids, attention_mask=seen, use_cache=False).last_hidden_state.float()
+                parts.append((states * seen[..., None]).sum(1) / seen.sum(1, keepdim=True))
+        return np.asarray(torch.cat(parts).cpu().numpy())
+
+    def count_tokens(self, text: str) -> int:
+        with self._lock:
+            return len(self._ids(text))
+
+    def _ids(self, text: str) -> list[int]:
+        ids = list(self._tokenizer(text, truncation=True, max_length=self.WINDOW)["input_ids"])
+        return ids or [self._tokenizer.eos_token_id or 0]
+
+
+def cached_features(encoder: Featurizer, texts: Sequence[str], cache: Path | None) -> Features:
     """Features of `texts`, those in the folder `cache` read from there, the others computed and added to it.
 
     A text is known by its hash, the encoder by its fingerprint and number format: neither a renamed file nor a reordered one computes
@@ -82,7 +132,7 @@ def cached_features(encoder: Encoder, texts: Sequence[str], cache: Path | None) 
     return np.stack([known[key] for key in keys])
 
 
-def _store_name(encoder: Encoder) -> str:
+def _store_name(encoder: Featurizer) -> str:
     return f"{base_fingerprint(encoder.folder)[:16]}-{str(encoder.dtype).removeprefix('torch.')}.safetensors"
 
 

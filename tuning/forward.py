@@ -33,12 +33,15 @@ class Loss:
 class SupervisedModel:
     """A causal language model, asked for the loss of examples."""
 
-    def __init__(self, model: Any, prefix: Sequence[int] = ()) -> None:
+    def __init__(self, model: Any, prefix: Sequence[int] = (), noise: float = 0.0) -> None:
         """
         Args:
             model: a transformers causal model, or the one inside a PEFT model.
             prefix: token ids with which every example begins, and which are run once; () to run each row whole.
+            noise: NEFTune's alpha: while training, noise of up to alpha / sqrt(tokens * hidden size) on each row's
+                input embeddings.
         """
+        self._noise = noise
         self._model = model
         self._head = model.get_output_embeddings()
         self._prefix = tuple(prefix)
@@ -75,6 +78,21 @@ class SupervisedModel:
             self._model.train()
 
     def loss(self, examples: Sequence[Example]) -> Loss:
+        logits, expected, rows_wanted = self._supervised(examples)
+        wrong = (logits.detach().argmax(-1) != expected).tolist()
+        missed = {row for row, is_wrong in zip(rows_wanted, wrong, strict=True) if is_wrong}
+        return Loss(cross_entropy(logits, expected, reduction="sum"), len(expected), len(examples) - len(missed))
+
+    def row_losses(self, examples: Sequence[Example]) -> list[float]:
+        """Loss of each example: the sum over its supervised tokens, nats."""
+        logits, expected, rows_wanted = self._supervised(examples)
+        sums = [0.0] * len(examples)
+        for row, loss in zip(rows_wanted, cross_entropy(logits, expected, reduction="none").tolist(), strict=True):
+            sums[row] += loss
+        return sums
+
+    def _supervised(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """Of each supervised token: logits in fp32 [tokens, vocabulary], id, and the example it is in."""
         device = self._model.device
         ids = list(self._prefix)
         positions = list(range(self.prefix))
@@ -96,12 +114,27 @@ class SupervisedModel:
             "position_ids": torch.tensor([positions], device=device),
             "attention_mask": self._mask(torch.tensor(row_of)) if len(examples) > 1 else None,
         }
-        with _only(self._head, torch.tensor(wanted, device=device)):
+        scale = torch.tensor([len(examples[max(row, 0)].ids) for row in row_of], device=device)
+        with _only(self._head, torch.tensor(wanted, device=device)), self._noisy(scale):
             logits = self._model(**inputs, use_cache=False).logits[0].float()
-        expected = torch.tensor(targets, device=device)
-        wrong = (logits.detach().argmax(-1) != expected).tolist()
-        missed = {row for row, is_wrong in zip(rows_wanted, wrong, strict=True) if is_wrong}
-        return Loss(cross_entropy(logits, expected, reduction="sum"), len(targets), len(examples) - len(missed))
+        return logits, torch.tensor(targets, device=device), rows_wanted
+
+    @contextmanager
+    def _noisy(self, row_tokens: torch.Tensor) -> Iterator[None]:
+        """Within the block the embeddings of a training model carry noise; `row_tokens` is each token's row's length."""
+        if not (self._noise and self._model.training):
+            yield
+            return
+
+        def add(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            scale = self._noise / (row_tokens * output.shape[-1]).sqrt()
+            return output + torch.empty_like(output).uniform_(-1, 1) * scale[:, None].to(output.dtype)
+
+        handle = self._model.get_input_embeddings().register_forward_hook(add)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _mask(self, row_of: torch.Tensor) -> torch.Tensor:
         """What is added to the attention scores, [1, 1, tokens, tokens]: each token sees the prefix (row -1) and, of

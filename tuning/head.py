@@ -6,9 +6,10 @@ hard to beat on frozen features, and it fits in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,24 +25,54 @@ Logits = NDArray[np.float64]
 """[rows, labels]"""
 
 
+Task = Literal["single", "multi", "number"]
+
+SEPARATOR = ", "
+"""Between the labels of one answer (`core.rows` joins a row's `labels` with it)."""
+
+
 @dataclass(frozen=True)
 class Head:
-    """Features to label probabilities."""
+    """Features to label probabilities, or to a number."""
 
     labels: tuple[str, ...]
+    """() where the answer is a number."""
     weight: NDArray[np.float32]
     """[labels, dimension]"""
     bias: NDArray[np.float32]
     """[labels]"""
     temperature: float = 1.0
     """Divides the logits; fitted on rows the head had not seen."""
+    task: Task = "single"
+    decimals: int = 0
+    """Of a number."""
 
     def logits(self, features: Features) -> Logits:
         return features.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
 
     def probabilities(self, features: Features) -> Logits:
-        """[rows, labels], each row adds up to 1."""
-        return softmax(self.logits(features) / self.temperature)
+        """[rows, labels]; each row adds up to 1 unless a row may have several labels. Of a number: itself, [rows, 1]."""
+        if self.task == "number":
+            return self.logits(features)
+        logits = self.logits(features) / self.temperature
+        return sigmoid(logits) if self.task == "multi" else softmax(logits)
+
+    def answer(self, probabilities: Logits) -> str:
+        """What is said for one row of `probabilities`: its label; all labels more probable than not, at least one; or the
+        number, in as many decimals as the training answers had."""
+        if self.task == "number":
+            return f"{probabilities[0]:.{self.decimals}f}"
+        chosen = probabilities >= 0.5 if self.task == "multi" else np.zeros(len(self.labels), dtype=bool)
+        if not chosen.any():
+            return self.labels[int(probabilities.argmax())]
+        return SEPARATOR.join(label for label, is_chosen in zip(self.labels, chosen, strict=True) if is_chosen)
+
+    def confidence(self, probabilities: Logits) -> float:
+        """How probable that answer is; of several labels, that each is right and none is missing. A number's is 1."""
+        if self.task == "number":
+            return 1.0
+        sure = np.maximum(probabilities, 1 - probabilities)
+        return float(sure.prod()) if self.task == "multi" else float(probabilities.max())
 
 
 @dataclass(frozen=True)
@@ -57,6 +88,10 @@ class Fit:
     """Of the calibrated cross-validated probabilities, nats a row."""
     calibration_error: float
     """Expected calibration error of the same, 15 equal-width bins (Guo 2017)."""
+    confidence: NDArray[np.float64]
+    """[judged], of the cross-validated answers."""
+    right: NDArray[np.bool_]
+    """[judged], whether they were right."""
 
 
 def fit_head(features: Features, answers: Sequence[str], recipe: HeadRecipe) -> Fit:
@@ -79,22 +114,52 @@ def fit_head(features: Features, answers: Sequence[str], recipe: HeadRecipe) -> 
     if not judged.any():
         # Every label has a single row: nothing can be held out, so the middle strength stands uncalibrated.
         strength = sorted(recipe.strengths)[len(recipe.strengths) // 2]
-        return Fit(_logistic(features, y, labels, strength), strength, 0, 0, float("nan"), float("nan"))
-    held_out = {c: _held_out_logits(features, y, folds, labels, c)[judged] for c in recipe.strengths}
-    losses = {c: log_loss(logits, y[judged]) for c, logits in held_out.items()}
-    strength = min(losses, key=lambda c: (losses[c], c))
-    logits = held_out[strength]
+        nothing = np.zeros(0)
+        head = _logistic(features, y, labels, strength)
+        return Fit(head, strength, 0, 0, float("nan"), float("nan"), nothing, nothing.astype(bool))
+    strength, logits = _choose_strength(features, y, folds, labels, recipe.strengths)
     temperature = fit_temperature(logits, y[judged])
     probabilities = softmax(logits / temperature)
     right = probabilities.argmax(axis=1) == y[judged]
+    confidence = probabilities.max(axis=1)
     return Fit(
         replace(_logistic(features, y, labels, strength), temperature=temperature),
         strength,
         int(right.sum()),
         int(judged.sum()),
         log_loss(logits / temperature, y[judged]),
-        calibration_error(probabilities.max(axis=1), right),
+        calibration_error(confidence, right),
+        confidence,
+        right,
     )
+
+
+class Threshold(NamedTuple):
+    below: float
+    """Abstain where the confidence is lower."""
+    abstains: float
+    """Share of the rows."""
+    precision: float
+    """Share of the answered rows that are right."""
+
+
+def threshold_for(confidence: NDArray[np.float64], right: NDArray[np.bool_], precision: float) -> Threshold | None:
+    """The lowest threshold at which that share of the answers above it is right; None where none is."""
+    order = np.argsort(-confidence, kind="stable")
+    hits = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    # Rows of equal confidence are answered together or not at all.
+    ends = np.append(np.diff(confidence[order]) != 0, True)
+    good = np.flatnonzero((hits >= precision) & ends) if len(order) else np.zeros(0, dtype=int)
+    if not good.size:
+        return None
+    last = int(good[-1])
+    return Threshold(float(confidence[order[last]]), 1 - (last + 1) / len(order), float(hits[last]))
+
+
+def at_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], below: float) -> Threshold | None:
+    """How often a given threshold abstains and is right; None where it would never answer."""
+    kept = confidence >= below
+    return Threshold(below, float(1 - kept.mean()), float(right[kept].mean())) if kept.any() else None
 
 
 def stratified_folds(y: Labels, folds: int, seed: int) -> NDArray[np.int64]:
@@ -143,11 +208,18 @@ def softmax(logits: Logits) -> Logits:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
+def sigmoid(logits: Logits) -> Logits:
+    from scipy.special import expit
+
+    return np.asarray(expit(logits))
+
+
 def save_head(folder: Path, head: Head) -> None:
     from safetensors.numpy import save_file
 
     save_file({"weight": head.weight, "bias": head.bias}, folder / "head.safetensors")
-    write_json(folder / "labels.json", {"labels": list(head.labels), "temperature": head.temperature})
+    about = {"labels": list(head.labels), "temperature": head.temperature, "task": head.task}
+    write_json(folder / "labels.json", about | ({"decimals": head.decimals} if head.task == "number" else {}))
 
 
 def load_head_weights(folder: Path) -> Head:
@@ -158,12 +230,49 @@ def load_head_weights(folder: Path) -> Head:
     try:
         about = read_json(folder / "labels.json")
         tensors = load_file(folder / "head.safetensors")
-        head = Head(tuple(about["labels"]), tensors["weight"], tensors["bias"], float(about["temperature"]))
+        head = Head(
+            tuple(about["labels"]),
+            tensors["weight"],
+            tensors["bias"],
+            float(about["temperature"]),
+            about.get("task", "single"),
+            int(about.get("decimals", 0)),
+        )
     except (FileNotFoundError, KeyError, TypeError, ValueError, SafetensorError) as exc:
         raise ArtifactError(f"{folder}: the head is damaged ({exc}); train it again with `tunefork tune`") from exc
-    if head.weight.shape[:1] != (len(head.labels),) or head.bias.shape != (len(head.labels),):
+    outputs = 1 if head.task == "number" else len(head.labels)
+    if head.weight.shape[:1] != (outputs,) or head.bias.shape != (outputs,):
         raise ArtifactError(f"{folder}: labels.json names {len(head.labels)} labels, the weights {len(head.weight)}")
     return head
+
+
+def _choose_strength(
+    features: Features, y: Labels, folds: NDArray[np.int64], labels: tuple[str, ...], strengths: Sequence[float]
+) -> tuple[float, Logits]:
+    """The strength with the least held-out log loss once calibrated, and the held-out logits of the judged rows at it.
+
+    From the middle strength up while that helps, else down: the loss has one minimum.
+    """
+    judged = folds >= 0
+    seen: dict[float, tuple[float, Logits]] = {}
+
+    def loss(strength: float) -> float:
+        if strength not in seen:
+            logits = _held_out_logits(features, y, folds, labels, strength)[judged]
+            seen[strength] = log_loss(logits / fit_temperature(logits, y[judged]), y[judged]), logits
+        return seen[strength][0]
+
+    best = climb(sorted(strengths), loss)
+    return best, seen[best][1]
+
+
+def climb(values: Sequence[float], loss: Callable[[float], float]) -> float:
+    """The one of `values`, in rising order, with the least loss, where the loss has one minimum over them."""
+    at = len(values) // 2
+    for step in (1, -1):
+        while 0 <= at + step < len(values) and loss(values[at + step]) < loss(values[at]):
+            at += step
+    return values[at]
 
 
 def _held_out_logits(

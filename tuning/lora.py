@@ -14,12 +14,14 @@ import torch
 from core.errors import ConfigError
 from core.files import append_jsonl
 from core.progress import progress, say
+from tuning import fused
 from tuning.batches import plan_epoch, shared_prefix, split
 from tuning.checkpoint import load_checkpoint, save_checkpoint
 from tuning.device import fast_bfloat16, pick_device
 from tuning.examples import Example
 from tuning.flat import FlatWeights
 from tuning.forward import SupervisedModel
+from tuning.general import General, right_answers
 from tuning.interrupt import interruptible
 from tuning.recipe import SettledLora
 
@@ -55,6 +57,8 @@ class Progress:
     seconds: float = 0.0
     """Spent in steps and evaluations, over all attempts."""
     evaluation_seconds: float = 0.0
+    general_before: list[bool] | None = None
+    """Which of the general questions the base model answers; None where they are not asked."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,22 @@ class Trained:
     dev_rows: int
     dtype: str
     prefix: int
+    general_after: list[bool] | None
+    initial: Path | None
+    """PEFT folder of the adapter a PiSSA training began with."""
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter into `folder` as plain PEFT reads it."""
+        _save(self.model, folder, self.initial)
 
 
 def train_adapter(
-    base: Path, train: Sequence[Example], dev: Sequence[Example], recipe: SettledLora, state: Path
+    base: Path,
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    recipe: SettledLora,
+    state: Path,
+    general: General | None = None,
 ) -> Trained:
     """A LoRA adapter for the model in the folder `base`, fitted to `train`, the weights that did best on `dev`.
 
@@ -82,8 +98,9 @@ def train_adapter(
     """
     device = pick_device(recipe.device)
     model = _model_with_adapter(base, recipe, device, longest=max(len(e.ids) for e in [*train, *dev]))
+    initial = _keep_initial(model, state / "initial") if recipe.pissa else None
     weights = FlatWeights((p for p in model.parameters() if p.requires_grad), recipe.weight_decay)
-    losses = _supervised(model, train, dev)
+    losses = _supervised(model, train, dev, recipe.neftune)
     budget = _budget(losses, train, recipe, device)
     lengths = [len(example.ids) - losses.prefix for example in train]
 
@@ -97,6 +114,9 @@ def train_adapter(
         best = tensors.pop("best").to(device)
         weights.load_state(tensors)
         say(f"going on after step {at.step} of {at.steps}")
+    if general is not None and at.general_before is None:
+        # An adapter begins as no change at all, so this is the base model.
+        at.general_before = right_answers(model.get_base_model(), general, budget, packed=budget > 1)
 
     def save() -> None:
         save_checkpoint(state / "checkpoint.safetensors", {**weights.state(), "best": best.cpu()}, asdict(at))
@@ -114,7 +134,7 @@ def train_adapter(
             torch.manual_seed(recipe.seed * 1_000_003 + at.step)
             loss, norm = _step(losses, weights, parts, _rate(at.step, at.steps, recipe), recipe)
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                _keep_good(model, weights, best, at, state)
+                _keep_good(model, weights, best, at, state, initial)
                 raise ConfigError(_not_a_number(at, recipe, state))
             at.step += 1
             step_tokens = sum(len(example.ids) for part in parts for example in part)
@@ -137,10 +157,12 @@ def train_adapter(
                 save()
                 saved_at = time.monotonic()
             if stopping:
-                _keep_good(model, weights, best, at, state)
+                _keep_good(model, weights, best, at, state, initial)
                 raise KeyboardInterrupt
     weights.put(best)
-    return Trained(model, at, weights.size, len(dev), str(model.dtype).removeprefix("torch."), losses.prefix)
+    after = None if general is None else right_answers(model.get_base_model(), general, budget, packed=budget > 1)
+    dtype = str(model.dtype).removeprefix("torch.")
+    return Trained(model, at, weights.size, len(dev), dtype, losses.prefix, after, initial)
 
 
 def _model_with_adapter(base: Path, recipe: SettledLora, device: torch.device, longest: int) -> Any:
@@ -149,24 +171,31 @@ def _model_with_adapter(base: Path, recipe: SettledLora, device: torch.device, l
     from transformers import AutoModelForCausalLM
 
     dtype = torch.bfloat16 if fast_bfloat16(device) else torch.float32
-    attention = "eager" if device.type == "cpu" and longest <= SHORT else "sdpa"
+    fused.register_attention()
+    attention = fused.ATTENTION if device.type == "cpu" and longest <= SHORT else "sdpa"
     causal = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation=attention).to(device)
+    if getattr(causal.config.get_text_config(), "attn_logit_softcapping", None):
+        causal.set_attn_implementation("eager")  # the others leave the cap out
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
+        use_dora=recipe.dora,
+        use_rslora=recipe.rslora,
+        init_lora_weights="pissa_niter_4" if recipe.pissa else True,
     )
     torch.manual_seed(recipe.seed)
     model = get_peft_model(causal, config, autocast_adapter_dtype=False)
+    fused.fuse_lora(model)
     model.train()
     return model
 
 
-def _supervised(model: Any, train: Sequence[Example], dev: Sequence[Example]) -> SupervisedModel:
+def _supervised(model: Any, train: Sequence[Example], dev: Sequence[Example], noise: float) -> SupervisedModel:
     """The model, asked with what all rows begin with run once."""
-    return SupervisedModel(model.get_base_model(), train[0].ids[: shared_prefix([*train, *dev])])
+    return SupervisedModel(model.get_base_model(), train[0].ids[: shared_prefix([*train, *dev])], noise)
 
 
 def _budget(losses: SupervisedModel, train: Sequence[Example], recipe: SettledLora, device: torch.device) -> int:
@@ -259,11 +288,27 @@ def _left(at: Progress) -> float:
     return (at.steps - at.step) * at.seconds / at.step
 
 
-def _keep_good(model: Any, weights: FlatWeights, best: torch.Tensor, at: Progress, state: Path) -> None:
+def _keep_good(
+    model: Any, weights: FlatWeights, best: torch.Tensor, at: Progress, state: Path, initial: Path | None
+) -> None:
     """Leave the best evaluated weights as a PEFT folder, for a training that ends before its time."""
     if at.best_step:
         weights.put(best)
-        model.save_pretrained(state / LAST_GOOD, save_embedding_layers=False)
+        _save(model, state / LAST_GOOD, initial)
+
+
+def _keep_initial(model: Any, folder: Path) -> Path:
+    """The adapter as PiSSA made it, which is what has to be taken off again to get a change to the base model."""
+    config = model.peft_config["default"]
+    config.init_lora_weights, kind = True, config.init_lora_weights
+    model.save_pretrained(folder, save_embedding_layers=False)
+    config.init_lora_weights = kind
+    return folder
+
+
+def _save(model: Any, folder: Path, initial: Path | None) -> None:
+    converted = {} if initial is None else {"path_initial_model_for_weight_conversion": str(initial)}
+    model.save_pretrained(folder, save_embedding_layers=False, **converted)
 
 
 def _not_a_number(at: Progress, recipe: SettledLora, state: Path) -> str:

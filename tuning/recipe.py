@@ -6,7 +6,7 @@ A recipe is written into the run and into the artifact's origin.json, so a build
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,6 +51,17 @@ class LoraRecipe(BaseModel):
     max_dev_rows: int = Field(default=100, ge=1)
     patience: int = Field(default=3, ge=1)
     """Evaluations on the dev rows, of 8, that gain neither in loss nor in right answers before training stops."""
+    dora: bool = False
+    """Weight-decomposed LoRA: closer to full fine-tuning at ranks under 8 (Liu 2024), slower here; engines that mix
+    adapters cannot serve it, so it has to be merged (`tunefork export --merge`)."""
+    rslora: bool = False
+    """Scale alpha / sqrt(rank) (Kalajdzievski 2023), which keeps high ranks learning."""
+    pissa: bool = False
+    """Start from the weights' largest singular directions (Meng 2024); saved as a plain adapter of twice the rank."""
+    neftune: float = Field(default=0.0, ge=0)
+    """Uniform noise on the input embeddings, alpha / sqrt(tokens * hidden size) (Jain 2023); 5 is its authors' start."""
+    harm_check: bool = True
+    """Ask the model 40 general questions before and after, and warn when it answers fewer."""
     skip_long: bool = False
     """Leave out rows longer than the context, and say how many; False: refuse them."""
     device: Device = "auto"
@@ -82,6 +93,10 @@ class HeadRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    task: Literal["single", "multi", "number"] = "single"
+    """One label a row; several (an answer lists them with commas, or the row's `labels` field does); a number."""
+    features: Literal["encoder", "base"] = "encoder"
+    """What the head reads: the sentence encoder's vector, or the mean of the base model's last hidden state."""
     strengths: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
     """Inverse L2 penalties C to choose among by cross-validated log loss."""
     folds: int = Field(default=3, ge=2, le=10)
@@ -101,13 +116,18 @@ class HeadRecipe(BaseModel):
     """Share of the rows the unfreezing is judged on."""
     abstain_below: float | None = Field(default=None, gt=0, lt=1)
     """Answer `abstain_answer` where the best label's probability is lower; None: always answer with a label."""
+    precision: float | None = Field(default=None, gt=0, lt=1)
+    """Choose `abstain_below` so that this share of the answered rows is right in cross-validation."""
     abstain_answer: str = "none of the labels"
     device: Device = "auto"
     seed: int = 0
 
 
-def parse_recipe(kind: type[LoraRecipe] | type[HeadRecipe], values: Mapping[str, Any]) -> LoraRecipe | HeadRecipe:
-    """The recipe with those `values` that are not None over its defaults.
+S = TypeVar("S", bound=BaseModel)
+
+
+def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
+    """A recipe of that kind with those `values` that are not None over its defaults.
 
     Raises:
         ConfigError: an unknown setting or a value out of range; names it.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,8 @@ from tuning.checks import conflicts, conversations, dev_split, rare_labels, usab
 from tuning.recipe import HeadRecipe, LoraRecipe, SettledLora, settle
 
 if TYPE_CHECKING:
+    from tuning.encoder import Features
+    from tuning.head import Head
     from tuning.unfreeze import Unfrozen
 
 
@@ -48,6 +50,7 @@ def train_lora(
     recipe: LoraRecipe | None = None,
     *,
     source: Path | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> TrainReport:
     """Train a LoRA adapter for the use case's base model into the folder `target` (new, or empty).
 
@@ -57,6 +60,7 @@ def train_lora(
     Args:
         recipe: None: the defaults, with the use case's seed.
         source: the file the rows came from, for messages.
+        notes: what else the adapter's recipe should tell, as how its rows were made.
 
     Raises:
         DataError: the rows cannot be trained on; names file and line.
@@ -64,6 +68,8 @@ def train_lora(
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
     from tuning.examples import TrainingTokenizer, check_mask, make_examples, rows_sha256
+    from tuning.general import general_set, harm, harm_warning
+    from tuning.lint import lint_adapter
     from tuning.lora import train_adapter
 
     started = time.monotonic()
@@ -88,11 +94,12 @@ def train_lora(
 
     origin = _Origins(base, settings.instruction, sha256_text(tokenizer.template), rows_sha256(rows), source)
     state = _home(workspace, settings) / "training" / origin.identity(plan)
-    trained = train_adapter(base, train, dev, plan, state)
+    general = general_set(tokenizer) if plan.harm_check else None
+    trained = train_adapter(base, train, dev, plan, state, general)
     at = trained.progress
     # Of a resumed training `at.seconds` spans the earlier attempts.
     train_s = max(at.seconds, time.monotonic() - started)
-    scores = {
+    scores: dict[str, Any] = {
         "dev_loss": at.best_loss if dev else None,
         "dev_exact": at.best_score if dev else None,
         "steps": at.step,
@@ -103,12 +110,19 @@ def train_lora(
         "tokens_per_s": at.tokens / (at.seconds - at.evaluation_seconds),
         "trainable_parameters": trained.parameters,
     }
+    if at.general_before is not None and trained.general_after is not None:
+        scores["general"] = harm(at.general_before, trained.general_after)
+        harmed = harm_warning(scores["general"])
+        warnings += [] if harmed is None else [harmed]
     name = known.name if known is not None else settings.base_model
     with staged(target) as folder:
         trained.model.peft_config["default"].base_model_name_or_path = known.hub_id if known is not None else name
-        trained.model.save_pretrained(folder, save_embedding_layers=False)
+        trained.save(folder)
+        warnings += [f"this adapter cannot be served as it is: {text}" for text in lint_adapter(folder)]
         shutil.copyfile(state / "metrics.jsonl", folder / "metrics.jsonl")
-        how = plan.model_dump(mode="json") | {"dtype": trained.dtype, "shared_prefix": trained.prefix}
+        how = (
+            plan.model_dump(mode="json") | {"dtype": trained.dtype, "shared_prefix": trained.prefix} | dict(notes or {})
+        )
         save_origin(folder, origin.make("lora", name, len(train), len(dev), how, scores, train_s))
     shutil.rmtree(state, ignore_errors=True)
     return TrainReport("lora", target, name, len(train), len(dev), train_s, scores, tuple(warnings))
@@ -123,7 +137,7 @@ def train_head(
     *,
     source: Path | None = None,
 ) -> TrainReport:
-    """Train a classification head on the use case's sentence encoder into the folder `target` (new, or empty).
+    """Train a head on the use case's sentence encoder (or base model) into the folder `target` (new, or empty).
 
     The features are kept in the use case's folder, so the next head on the same rows costs only its fit.
 
@@ -131,28 +145,82 @@ def train_head(
         DataError: fewer than two rows or labels, or a row without an answer.
         ConfigError: a GPU is asked for where there is none.
     """
-    from core.stats import wilson
     from tuning.device import pick_device
-    from tuning.encoder import Encoder, cached_features
+    from tuning.encoder import BaseStates, Encoder, Featurizer, cached_features
     from tuning.examples import rows_sha256
-    from tuning.head import fit_head, save_head
+    from tuning.head import save_head
     from tuning.head_engine import ENCODER
 
     started = time.monotonic()
     recipe = recipe or HeadRecipe(seed=settings.seed)
+    if recipe.unfreeze and (recipe.task != "single" or recipe.features != "encoder"):
+        raise ConfigError("--unfreeze is for a head with one label a row on a sentence encoder")
+    if recipe.unfreeze and recipe.precision is not None:
+        raise ConfigError("--precision is for a frozen encoder; with --unfreeze give --abstain-below")
     rows = usable_rows(rows, recipe.max_rows, recipe.seed, source)
     texts, answers = [row.input for row in rows], [row.output for row in rows]
-    base = local_folder(settings.embedding_model, workspace.models)
-    known = starter(settings.embedding_model)
     device = pick_device(recipe.device)
-    encoder = Encoder(base, device)
+    model = settings.base_model if recipe.features == "base" else settings.embedding_model
+    base = local_folder(model, workspace.models)
+    known = starter(model)
+    encoder: Featurizer = BaseStates(base, device) if recipe.features == "base" else Encoder(base, device)
     features = cached_features(encoder, texts, _home(workspace, settings) / "features")
     try:
-        fit = fit_head(features, answers, recipe)
+        fitted = _fit(features, answers, recipe)
     except DataError as exc:
         raise DataError(str(exc), source) from exc
-    warnings = [*conflicts(rows), *rare_labels(answers), *conversations(rows)]
-    scores: dict[str, Any] = {
+    head, scores = fitted.head, fitted.scores
+    warnings = [*fitted.warnings, *conflicts(rows), *conversations(rows)]
+    warnings += rare_labels(answers) if recipe.task == "single" else []
+    unfrozen: Unfrozen | None = None
+    if recipe.unfreeze:
+        from core.stats import wilson
+        from tuning.unfreeze import unfreeze
+
+        unfrozen = unfreeze(base, texts, answers, features, recipe, device)
+        scores["stages"] = [asdict(stage) for stage in unfrozen.stages]
+        scores["dev_accuracy"] = asdict(wilson(unfrozen.best.correct, unfrozen.dev_rows))
+        if unfrozen.best.layers == 0:
+            warnings.append("training the encoder's layers did not help on the dev rows; the frozen encoder stays")
+            unfrozen = None
+    name = known.name if known is not None else model
+    dev_rows = 0 if unfrozen is None else unfrozen.dev_rows
+    with staged(target) as folder:
+        save_head(folder, head if unfrozen is None else unfrozen.head)
+        if unfrozen is not None:
+            unfrozen.encoder.model.save(str(folder / ENCODER), create_model_card=False)
+        train_s = time.monotonic() - started
+        how = recipe.model_dump(mode="json") | {"dtype": str(encoder.dtype).removeprefix("torch.")}
+        how["abstain_below"] = scores.get("abstain_below")
+        origin = _Origins(base, "", None, rows_sha256(rows), source)
+        save_origin(folder, origin.make("head", name, len(rows) - dev_rows, dev_rows, how, scores, train_s))
+    return TrainReport("head", target, name, len(rows) - dev_rows, dev_rows, train_s, scores, tuple(warnings))
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    head: Head
+    scores: dict[str, Any]
+    warnings: list[str]
+
+
+def _fit(features: Features, answers: Sequence[str], recipe: HeadRecipe) -> _Fitted:
+    """The head that the recipe's task asks for, on features of any scale."""
+    from core.stats import wilson
+    from tuning.head import at_threshold, fit_head, threshold_for
+    from tuning.other_heads import fit_multi_label, fit_number
+
+    # A language model's states have directions a hundred times as wide as others; a penalty needs them alike.
+    scale = features.std(axis=0) + 1e-6 if recipe.features == "base" else None
+    used = features if scale is None else features / scale
+    if recipe.task == "number":
+        number = fit_number(used, answers, recipe)
+        scores = {key: value for key, value in asdict(number).items() if key != "head"} | {"task": "number"}
+        return _Fitted(_unscaled(number.head, scale), scores, [])
+    fit = (fit_multi_label if recipe.task == "multi" else fit_head)(used, answers, recipe)
+    warnings = []
+    scores = {
+        "task": recipe.task,
         "cross_validated_accuracy": asdict(wilson(fit.correct, fit.judged)) if fit.judged else None,
         "log_loss": fit.log_loss if fit.judged else None,
         "calibration_error": fit.calibration_error if fit.judged else None,
@@ -160,28 +228,22 @@ def train_head(
         "strength": fit.strength,
         "labels": len(fit.head.labels),
     }
-    unfrozen: Unfrozen | None = None
-    if recipe.unfreeze:
-        from tuning.unfreeze import unfreeze
+    chosen = None
+    if recipe.precision is not None:
+        chosen = threshold_for(fit.confidence, fit.right, recipe.precision)
+        if chosen is None:
+            warnings.append(f"at no threshold are {recipe.precision:.0%} of the answers right; the head never abstains")
+    elif recipe.abstain_below is not None:
+        chosen = at_threshold(fit.confidence, fit.right, recipe.abstain_below)
+        scores["abstain_below"] = recipe.abstain_below
+    if chosen is not None:
+        scores |= {"abstain_below": chosen.below, "abstains": chosen.abstains, "precision": chosen.precision}
+    return _Fitted(_unscaled(fit.head, scale), scores, warnings)
 
-        unfrozen = unfreeze(base, texts, answers, features, recipe, device)
-        dev = unfrozen.dev_rows
-        scores["stages"] = [asdict(stage) for stage in unfrozen.stages]
-        scores["dev_accuracy"] = asdict(wilson(unfrozen.best.correct, dev))
-        if unfrozen.best.layers == 0:
-            warnings.append("training the encoder's layers did not help on the dev rows; the frozen encoder stays")
-            unfrozen = None
-    name = known.name if known is not None else settings.embedding_model
-    dev_rows = 0 if unfrozen is None else unfrozen.dev_rows
-    with staged(target) as folder:
-        save_head(folder, fit.head if unfrozen is None else unfrozen.head)
-        if unfrozen is not None:
-            unfrozen.encoder.model.save(str(folder / ENCODER), create_model_card=False)
-        train_s = time.monotonic() - started
-        how = recipe.model_dump(mode="json") | {"dtype": str(encoder.dtype).removeprefix("torch.")}
-        origin = _Origins(base, "", None, rows_sha256(rows), source)
-        save_origin(folder, origin.make("head", name, len(rows) - dev_rows, dev_rows, how, scores, train_s))
-    return TrainReport("head", target, name, len(rows) - dev_rows, dev_rows, train_s, scores, tuple(warnings))
+
+def _unscaled(head: Head, scale: Any) -> Head:
+    """A head fitted on scaled features, for the features themselves."""
+    return head if scale is None else replace(head, weight=(head.weight / scale).astype(head.weight.dtype))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ holds what is general. The logistic head on frozen features is where it starts f
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from core.progress import progress, say
-from tuning.batches import plan_epoch
 from tuning.device import fast_bfloat16
 from tuning.encoder import Encoder
 from tuning.head import Head, Labels, Logits, fit_head, fit_temperature, log_loss, stratified_folds
 from tuning.recipe import HeadRecipe
 
+POOL = 32
+"""Batches whose texts are sorted together: wide enough that lengths meet, narrow enough to stay shuffled."""
 HEAD_RATE = 10.0
 """The head's learning rate, as a multiple of the top layer's."""
 
@@ -109,13 +111,12 @@ def _train_stage(
     encoder.model.train()
     with progress(f"training the top {stage} layers", steps, "steps") as advance:
         for epoch in range(recipe.unfreeze_epochs):
-            lengths = [len(text) for text in texts]
-            for (rows,) in plan_epoch(lengths, recipe.unfreeze_batch_rows, 1 << 60, recipe.seed + 1000 * stage, epoch):
+            for rows in _batches(texts, recipe.unfreeze_batch_rows, recipe.seed + 1000 * stage + epoch):
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * min((done + 1) / (0.1 * steps + 1), (steps - done) / (0.9 * steps))
                 torch.manual_seed(recipe.seed * 1_000_003 + stage * 100_003 + done)
                 logits = _forward(encoder, classifier, [texts[i] for i in rows])
-                loss = cross_entropy(logits, targets[list(rows)])
+                loss = cross_entropy(logits, targets[rows])
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
@@ -123,6 +124,18 @@ def _train_stage(
                 done += 1
                 advance(1)
     encoder.model.eval()
+
+
+def _batches(texts: Sequence[str], size: int, seed: int) -> list[list[int]]:
+    """Every text once, in batches of texts of like length (an encoder pads its batches), shuffled by `seed`."""
+    rng = random.Random(seed)
+    order = rng.sample(range(len(texts)), len(texts))
+    batches = []
+    for start in range(0, len(order), POOL * size):
+        pool = sorted(order[start : start + POOL * size], key=lambda i: len(texts[i]))
+        batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+    rng.shuffle(batches)
+    return batches
 
 
 def _forward(encoder: Encoder, classifier: nn.Linear, texts: Sequence[str]) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from core.rows import Row
@@ -56,3 +58,33 @@ def card_rows() -> list[Row]:
     }
     pairs = [(text, label) for label, texts in asked.items() for text in texts]
     return [row(text, label, line) for line, (text, label) in enumerate(pairs, start=1)]
+
+
+@pytest.fixture(scope="session")
+def tiny_base(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer model of random weights with the starter's tokenizer: steps take milliseconds."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
+    tokenizer = AutoTokenizer.from_pretrained(starter_folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_base: Path) -> UseCase:
+    return UseCase(name="tiny", base_model=str(tiny_base))

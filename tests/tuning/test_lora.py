@@ -24,36 +24,6 @@ from tuning.adapters import check_base, load_origin
 from tuning.recipe import LoraRecipe
 from tuning.train import train_lora
 
-
-@pytest.fixture(scope="session")
-def tiny_base(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer model of random weights with the starter's tokenizer: steps take milliseconds."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
-    tokenizer = AutoTokenizer.from_pretrained(starter_folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def tiny(tiny_base: Path) -> UseCase:
-    return UseCase(name="tiny", base_model=str(tiny_base))
-
-
 RECIPE = LoraRecipe(epochs=4, learning_rate=0.01, batch_rows=4, rank=4, patience=99)
 
 

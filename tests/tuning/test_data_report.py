@@ -1,0 +1,139 @@
+"""`tunefork tune NAME --check`: everything that is wrong or odd in the training rows, in one go, before anything is spent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.cli import main
+from core.rows import Row
+from core.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("encoder_folder")
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def _chat(question: str, answer: str | None) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def _checked(capsys: pytest.CaptureFixture[str], *flags: str, rc: int = 0) -> dict[str, Any]:
+    assert main(["tune", "x", "--check", "--json", *flags]) == rc
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def test_all_faults_of_a_chat_file_are_told_at_once_and_nothing_is_trained(
+    workspace: Workspace, starter_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [_chat(f"tell me of {n}", f"a tale of {n}") for n in range(6)]
+    rows[2] = _chat("and of this", None)
+    rows[4] = {"messages": [{"role": "user", "content": "hi"}]}
+    train = _write(tmp_path / "chat.jsonl", rows)
+    report = _checked(capsys, "--train", str(train), rc=2)
+    assert not report["ready"]
+    assert (report["form"], report["rows"]) == ("chat", 4)
+    errors = {f["code"]: f["lines"] for f in report["findings"] if f["severity"] == "error"}
+    assert errors == {"missing_content": [3], "example_missing_assistant_message": [5]}
+    assert workspace.use_case("x").adapters.all() == []
+    assert main(["tune", "x"]) == 2
+    assert f"{train}:3: 1 of 6 rows have a message whose content is empty" in capsys.readouterr().err
+
+
+def test_tokens_and_cost_of_a_lora_training_are_by_the_models_template(
+    home: Path, starter_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tuning.examples import TrainingTokenizer, make_example
+
+    rows = [{"input": f"tell me of {n}", "output": f"a tale of {n}"} for n in range(40)]
+    train = _write(tmp_path / "rows.jsonl", rows)
+    report = _checked(capsys, "--train", str(train), "--epochs", "3")
+    from core.rows import read_rows
+
+    tokenizer = TrainingTokenizer(starter_folder)
+    lengths = [len(make_example(r, tokenizer, "").ids) for r in read_rows(train, "training")]
+    assert report["method"] == "lora"
+    assert report["tokens"]["total"] == sum(lengths)
+    assert report["tokens"]["longest"] == max(lengths)
+    assert report["tokens"]["context"] == 8192
+    assert report["cost"]["tokens"] == 3 * sum(lengths)
+    assert report["cost"]["steps"] == 30
+    assert 0.5e9 < report["cost"]["memory_bytes"] < 3e9
+    assert report["languages"] == {"en": 1.0} or report["languages"] == {}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+def test_labels_are_counted_in_every_file_format(
+    home: Path, card_rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    rows = [{"input": r.input, "output": r.output} for r in card_rows]
+    path = tmp_path / f"rows.{form}"
+    if form == "jsonl":
+        _write(path, rows)
+    else:
+        pandas = pytest.importorskip("pandas")
+        frame = pandas.DataFrame(rows)
+        frame.to_csv(path, index=False) if form == "csv" else frame.to_parquet(path)
+    report = _checked(capsys, "--train", str(path))
+    assert report["method"] == "head"
+    assert report["labels"] == {"card_lost": 8, "exchange_rate": 8, "top_up": 8}
+    assert report["tokens"]["context"] == 256
+
+
+def test_rows_of_the_eval_set_are_found(
+    home: Path, card_rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"input": r.input, "output": r.output} for r in card_rows]
+    train, held_out = _write(tmp_path / "train.jsonl", rows), _write(tmp_path / "eval.jsonl", rows[3:5])
+    toml = tmp_path / "use_case.toml"
+    toml.write_text(f'name = "x"\ntrain = "{train}"\neval = "{held_out}"\n')
+    assert main(["tune", str(toml), "--check", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    leak = next(f for f in report["findings"] if f["code"] == "leakage")
+    assert leak["lines"] == [4, 5]
+
+
+def test_rows_over_the_context_stop_a_training_unless_they_may_be_left_out(
+    home: Path, starter_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"input": f"tell me of {n}", "output": f"a tale of {n}"} for n in range(4)]
+    rows.append({"input": "word " * 9000, "output": "long"})
+    train = _write(tmp_path / "rows.jsonl", rows)
+    strict = _checked(capsys, "--train", str(train), "--method", "lora", rc=2)
+    assert [f["severity"] for f in strict["findings"] if f["code"] == "too_long"] == ["error"]
+    lenient = _checked(capsys, "--method", "lora", "--skip-long")
+    assert [f["severity"] for f in lenient["findings"] if f["code"] == "too_long"] == ["warning"]
+    assert lenient["tokens"]["over"] == 1
+
+
+def test_the_terminal_gets_a_short_account(
+    home: Path, card_rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"input": r.input, "output": r.output} for r in [*card_rows, card_rows[0]]]
+    assert main(["tune", "x", "--check", "--train", str(_write(tmp_path / "t.jsonl", rows))]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("t.jsonl: 25 usable rows (rows), 0 errors, 1 warnings\n")
+    assert "duplicates: 1 of 25 rows repeat an earlier one" in out
+    assert "labels   3, from 9 rows (card_lost) down to 8" in out
+
+
+def test_too_little_memory_is_refused_before_the_start(
+    home: Path,
+    starter_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tuning import cost
+
+    monkeypatch.setattr(cost, "available_memory", lambda: 10**8)
+    rows = [{"input": f"tell me of {n}", "output": f"a tale of {n}"} for n in range(4)]
+    assert main(["tune", "x", "--train", str(_write(tmp_path / "t.jsonl", rows)), "--method", "lora"]) == 2
+    assert "GB of memory, 0.1 GB are free; shorten the rows" in capsys.readouterr().err
