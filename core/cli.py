@@ -45,6 +45,7 @@ COMMANDS: dict[str, Entry] = {
     "usage": Entry("serve.commands.usage", "What each key and use case has used of the server."),
     "list": Entry("core.commands.list", "The use cases of this workspace."),
     "show": Entry("core.commands.show", "One use case: settings, verdict, artifacts, runs."),
+    "revert": Entry("core.commands.revert", "Put an earlier remedy of a use case in force again."),
     "delete": Entry("core.commands.delete", "Remove a use case and all it holds."),
     "doctor": Entry("core.commands.doctor", "What this machine can run, and what is missing."),
 }

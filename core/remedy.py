@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from core.errors import ArtifactError
-from core.files import read_json, write_json
+from core.errors import ArtifactError, ConfigError
+from core.files import read_json, write_json, write_text
 
 Route = Literal["base", "prompt", "few-shot", "rag", "tune", "rag+tune", "none", "undecided"]
 ROUTES: tuple[Route, ...] = get_args(Route)
@@ -47,8 +47,67 @@ class Remedy(BaseModel):
 
 
 def save_remedy(path: Path, remedy: Remedy) -> None:
-    """Put `remedy` in force: one atomic replace."""
-    write_json(path, remedy.model_dump(mode="json"))
+    """Put `remedy` in force: one atomic replace. It is kept as the next version beside it, for `roll_back`."""
+    history = remedies(path)
+    if not history and path.exists():  # built before versions were kept
+        write_json(_version(path, 1), read_json(path))
+        history = remedies(path)
+    number = int(history[-1][1:]) + 1 if history else 1
+    write_json(_version(path, number), remedy.model_dump(mode="json"))
+    _put_in_force(path, f"v{number:04d}")
+
+
+def remedies(path: Path) -> list[str]:
+    """Versions of the remedy in `path` that were in force at some time, oldest first."""
+    return sorted(p.stem for p in path.with_name(FOLDER).glob("v[0-9]*.json"))
+
+
+def in_force(path: Path) -> str | None:
+    """The version in force; None where it is none of those that are kept."""
+    try:
+        return (path.with_name(FOLDER) / "active").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+
+
+def roll_back(path: Path, version: str | None = None) -> str:
+    """Put an earlier remedy in force again; returns its version.
+
+    Args:
+        version: one of `remedies`; the one before that in force when None.
+
+    Raises:
+        ConfigError: there is no such version, or none before.
+    """
+    version = chosen_version(remedies(path), in_force(path), version)
+    _put_in_force(path, version)
+    return version
+
+
+def chosen_version(kept: list[str], active: str | None, version: str | None) -> str:
+    """`version`, or the one before `active` when None. Raises ConfigError when it is not among `kept`."""
+    if version is None:
+        before = kept[: kept.index(active)] if active in kept else []
+        if not before:
+            raise ConfigError(
+                f"there is no version before {active or 'the one in force'}; kept: {', '.join(kept) or 'none'}"
+            )
+        return before[-1]
+    if version not in kept:
+        raise ConfigError(f"there is no version {version!r}; kept: {', '.join(kept) or 'none'}")
+    return version
+
+
+FOLDER = "remedies"
+
+
+def _version(path: Path, number: int) -> Path:
+    return path.with_name(FOLDER) / f"v{number:04d}.json"
+
+
+def _put_in_force(path: Path, version: str) -> None:
+    write_json(path, read_json(path.with_name(FOLDER) / f"{version}.json"))
+    write_text(path.with_name(FOLDER) / "active", version + "\n")
 
 
 def load_remedy(path: Path) -> Remedy | None:
