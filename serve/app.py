@@ -7,10 +7,28 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from serve import chat, errors, health, models_routes
+from serve import (
+    chat,
+    completions,
+    docs_page,
+    embeddings,
+    errors,
+    files_routes,
+    fine_tuning_routes,
+    health,
+    metrics,
+    models_routes,
+    responses,
+    stores_routes,
+    use_cases,
+)
+from serve.access import Access
 from serve.catalog import Catalog
-from serve.middleware import MAX_BODY_BYTES, ApiKeys, BodyLimit, RequestId
+from serve.metering import Metering
+from serve.middleware import MAX_BODY_BYTES, BodyLimit, RequestId
+from serve.services import Options, Services
 from serve.workers import RUNNING, WAITING, Workers
 
 DESCRIPTION = (
@@ -26,21 +44,30 @@ def create_app(
     waiting: int = WAITING,
     max_body_bytes: int = MAX_BODY_BYTES,
     phase: str = "ready",
+    options: Options | None = None,
 ) -> FastAPI:
     """The application over `catalog`, which stays the caller's to close.
 
     Args:
-        api_keys: who may use /v1; none means everybody.
+        api_keys: who may do everything, beside the keys of the workspace; none of either means everybody.
         running, waiting: answers made at once, and in the queue before it is full.
         phase: what /ready says until `app.state.phase` is set to "ready".
     """
 
+    options = options or Options()
+    services = Services(catalog.workspace, options)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Made here, since its queue belongs to the server's event loop.
-        app.state.workers = Workers(running, waiting)
-        yield
-        app.state.phase = "stopping"
+        workers = app.state.workers = Workers(running, waiting)
+        services.metrics.watch_busy(lambda: workers.busy)
+        services.open()
+        try:
+            yield
+        finally:
+            app.state.phase = "stopping"
+            services.close()
 
     app = FastAPI(
         title="Tunefork",
@@ -48,14 +75,34 @@ def create_app(
         version=version("tunefork"),
         lifespan=lifespan,
         redirect_slashes=False,
+        # Theirs load scripts from a CDN, and stay blank where there is no network.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.catalog = catalog
+    app.state.services = services
     app.state.phase = phase
-    for routes in (chat.router, models_routes.router, health.router):
+    for routes in (
+        chat.router,
+        completions.router,
+        embeddings.router,
+        responses.router,
+        models_routes.router,
+        health.router,
+        docs_page.router,
+        metrics.router,
+        files_routes.router,
+        stores_routes.router,
+        fine_tuning_routes.router,
+        use_cases.router,
+    ):
         app.include_router(routes)
     errors.install(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, limit=max_body_bytes)
-    app.add_middleware(ApiKeys, keys=api_keys)
+    app.add_middleware(BodyLimit, limit=max_body_bytes, file_limit=options.max_file_bytes)
+    app.add_middleware(Access, admin_keys=api_keys, services=services)
+    app.add_middleware(Metering, services=services)
+    if options.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=options.cors_origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(RequestId)
     return app

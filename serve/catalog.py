@@ -66,6 +66,12 @@ class Served:
     """Length of an answer when the client names none."""
     fingerprint: str
     """Changes when anything behind the name does."""
+    use_case: str = ""
+    """"" for a base model."""
+    base_model: str = ""
+    """As clients may see it."""
+    engine_kind: str = ""
+    """What runs the base model: transformers, vllm, remote ...; head where a classification head answers."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ class Catalog:
         self._shared = Shared()
         self._live: dict[str, _Live] = {}
         self._read: dict[str, tuple[Stamp, Remedy]] = {}
-        self._opened = int(time.time())
+        self.opened = int(time.time())
+        """Unix time."""
         self._closed = threading.Event()
 
     def entries(self) -> list[Entry]:
@@ -106,7 +113,7 @@ class Catalog:
         for model in used:
             if (name := public_name(model)) not in taken:
                 taken.add(name)
-                entries.append(Entry(name, None, "", "base", model, self._opened))
+                entries.append(Entry(name, None, "", "base", model, self.opened))
         # What a deleted use case had open is let go of here.
         self._retire(lambda _, name: name not in taken)
         return entries
@@ -177,11 +184,18 @@ class Catalog:
     def _make(self, entry: Entry) -> Held[Served]:
         if entry.use_case is None:
             engine = self._base(entry.base_model)
-            served = Served(entry.name, engine, Remedy.model_fields["max_tokens"].default, _fingerprint(entry.name))
+            served = Served(
+                entry.name,
+                engine,
+                Remedy.model_fields["max_tokens"].default,
+                _fingerprint(entry.name),
+                base_model=entry.public_base_model,
+                engine_kind=_kind(engine),
+            )
             return Held(served, lambda: None)
         folder = self.workspace.use_case(entry.use_case)
         remedy = self._remedy(folder)
-        what = plan(remedy, entry.variant, folder.index, folder.adapters)
+        what = plan(remedy, entry.variant, folder.index, folder.adapters, folder.demonstrations)
         parts = WorkspaceParts(self.workspace, folder, self._base, self._shared)
         try:
             engine = compose(what, parts)
@@ -192,7 +206,11 @@ class Catalog:
             parts.close()
             raise
         fingerprint = _fingerprint(entry.name, repr(what))
-        return Held(Served(entry.name, engine, remedy.max_tokens, fingerprint), parts.close)
+        kind = "head" if what.head else _kind(self._base(what.base_model))
+        served = Served(
+            entry.name, engine, remedy.max_tokens, fingerprint, entry.use_case, entry.public_base_model, kind
+        )
+        return Held(served, parts.close)
 
     def _base(self, model: str) -> Engine:
         known = starter(model)
@@ -242,6 +260,10 @@ class Catalog:
             )
         self._read[folder.name] = (stamp, remedy)
         return remedy
+
+
+def _kind(engine: Engine) -> str:
+    return type(engine).__name__.removesuffix("Engine").lower()
 
 
 def _named(name: str, entries: list[Entry]) -> Entry | None:

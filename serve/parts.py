@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from core.engines.base import Engine
+from core.engines.prompted import Choose
+from core.errors import ArtifactError
 from core.models import local_folder, remote
 from core.workspace import UseCaseFolder, Workspace
+from serve.asked import Watched
 from serve.holding import Pool
 
 OpenBase = Callable[[str], Engine]
@@ -25,6 +28,7 @@ class Shared:
 
     retrievers: Pool[Any] = field(default_factory=Pool)
     heads: Pool[Engine] = field(default_factory=Pool)
+    demonstrations: Pool[Any] = field(default_factory=Pool)
 
 
 class WorkspaceParts:
@@ -58,7 +62,7 @@ class WorkspaceParts:
 
         held = self._shared.retrievers.hold(_identity(index), open_)
         self._closers.append(held.release)
-        return RagEngine(engine, held.value, top_k)
+        return RagEngine(engine, Watched(held.value), top_k)
 
     def check_adapter(self, adapter: Path, base_model: str) -> None:
         """Raises ArtifactError when the adapter was trained on another base model."""
@@ -77,6 +81,19 @@ class WorkspaceParts:
         held = self._shared.heads.hold(_identity(adapter), open_)
         self._closers.append(held.release)
         return held.value
+
+    def demonstrations(self, folder: Path, k: int) -> Choose:
+        """Raises ArtifactError when the examples are gone or damaged."""
+        from rag.demonstrations import open_demonstrations
+
+        if not folder.is_dir():
+            raise ArtifactError(f"{folder}: the demonstrations are gone; build the use case again")
+        held = self._shared.demonstrations.hold(
+            _identity(folder), lambda: (open_demonstrations(folder, self._workspace.models), lambda: None)
+        )
+        self._closers.append(held.release)
+        # The most alike stands last, next to the question.
+        return lambda question: held.value.nearest([question], k)[0][::-1]
 
     def close(self) -> None:
         for close in reversed(self._closers):

@@ -17,15 +17,21 @@ from core.errors import ConfigError, TuneforkError
 from core.progress import say
 from serve.app import create_app
 from serve.catalog import Catalog
+from serve.services import Options
 
 GRACE_S = 20
 
 
-def check_exposure(host: str, api_keys: Sequence[str]) -> None:
-    """Raises ConfigError when anybody on the network could use the server."""
-    if not api_keys and not is_loopback(host):
+def check_exposure(host: str, api_keys: Sequence[str], has_keys: bool = False) -> None:
+    """Raises ConfigError when anybody on the network could use the server.
+
+    Args:
+        has_keys: the workspace has keys of its own.
+    """
+    if not api_keys and not has_keys and not is_loopback(host):
         raise ConfigError(
-            f"--host {host} can be reached from other machines; give --api-key or TUNEFORK_API_KEYS, or use 127.0.0.1"
+            f"--host {host} can be reached from other machines; make a key (`tunefork keys create`), give"
+            " --api-key or TUNEFORK_API_KEYS, or use 127.0.0.1"
         )
 
 
@@ -83,6 +89,7 @@ def run_server(
     running: int,
     waiting: int,
     grace_s: int = GRACE_S,
+    options: Options | None = None,
 ) -> None:
     """Serve `catalog` on `listener` until SIGTERM or Ctrl-C, then let answers end for up to `grace_s` seconds.
 
@@ -92,7 +99,7 @@ def run_server(
     Raises:
         TuneforkError: not one name could be opened; the server has stopped by then.
     """
-    app = create_app(catalog, api_keys=api_keys, running=running, waiting=waiting, phase="loading")
+    app = create_app(catalog, api_keys=api_keys, running=running, waiting=waiting, phase="loading", options=options)
     config = uvicorn.Config(
         app,
         lifespan="on",

@@ -1,0 +1,109 @@
+"""The job that trains an adapter and makes it a served name. Runs in a child process, see serve.job_child.
+
+The name appears with the last file that is written: until then there is no use case of it, and a job that was killed
+goes on from the training's own checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError
+from core.models import local_folder
+from core.remedy import Remedy, save_remedy
+from core.rows import Row, read_rows
+from core.settings import DEFAULT_EMBEDDING_MODEL, UseCase
+from core.workspace import UseCaseFolder, Workspace, open_workspace
+from tuning.adapters import load_origin
+from tuning.recipe import LoraRecipe, parse_recipe, settle
+from tuning.train import train_lora
+
+
+class BadFile(DataError):
+    """A training or validation file cannot be used."""
+
+    def __init__(self, error: DataError, param: str) -> None:
+        super().__init__(str(error))
+        self.param = param
+        self.code = f"invalid_{param}"
+
+
+def fine_tune(name: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """{"fine_tuned_model", "trained_tokens", "step", "metrics"} once `name` is served."""
+    workspace = open_workspace()
+    settings = UseCase(name=name, base_model=spec["base_model"], seed=spec["seed"])
+    train = _rows(folder / spec["training_file"], "training_file")
+    held_out = _rows(folder / spec["validation_file"], "validation_file") if spec["validation_file"] else []
+    home = UseCaseFolder(workspace.path / "use_cases" / name)
+    if home.adapters.newest() is None:
+        with home.adapters.build() as staging:
+            try:
+                train_lora(staging, settings, workspace, train, _recipe(spec, workspace), source=None)
+            except DataError as exc:
+                raise BadFile(exc, "training_file") from exc
+    version = home.adapters.newest()
+    assert version is not None
+    origin = load_origin(home.adapters.folder / version)
+    metrics: dict[str, Any] = {"step": origin.scores["best_step"], "valid_loss": origin.scores["dev_loss"]}
+    if held_out:
+        metrics["full_valid_loss"] = _loss(home.adapters.folder / version, settings, workspace, held_out)
+    home.adapters.activate(version)
+    remedy = Remedy(
+        use_case=name,
+        route="tune",
+        method="lora",
+        base_model=settings.base_model,
+        embedding_model=DEFAULT_EMBEDDING_MODEL,
+        adapter_version=version,
+    )
+    save_remedy(home.remedy_path, remedy)
+    workspace.declare(name, {"base_model": settings.base_model, "seed": settings.seed})
+    return {
+        "fine_tuned_model": name,
+        "trained_tokens": origin.scores["tokens"],
+        "step": origin.scores["best_step"],
+        "metrics": metrics,
+    }
+
+
+def _rows(path: Path, param: str) -> list[Row]:
+    try:
+        return read_rows(path, "training")
+    except DataError as exc:
+        raise BadFile(exc, param) from exc
+
+
+def _recipe(spec: dict[str, Any], workspace: Workspace) -> LoraRecipe:
+    from transformers import AutoConfig
+
+    values: dict[str, Any] = {**spec["recipe"], "seed": spec["seed"], "skip_long": True}
+    if spec["learning_rate_multiplier"] is not None:
+        config = AutoConfig.from_pretrained(local_folder(spec["base_model"], workspace.models)).get_text_config()
+        # The default rate follows from the model alone.
+        usual = settle(LoraRecipe(), rows=100, hidden=int(config.hidden_size)).learning_rate
+        values["learning_rate"] = usual * spec["learning_rate_multiplier"]
+    recipe = parse_recipe(LoraRecipe, values)
+    assert isinstance(recipe, LoraRecipe)
+    return recipe
+
+
+def _loss(adapter: Path, settings: UseCase, workspace: Workspace, rows: Sequence[Row]) -> float:
+    """Mean loss a token of the rows' answers, by the model with its adapter."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from tuning.examples import TrainingTokenizer, make_examples
+    from tuning.forward import SupervisedModel
+    from tuning.lora import evaluate
+
+    base = local_folder(settings.base_model, workspace.models)
+    try:
+        examples = make_examples(rows, TrainingTokenizer(base), "", None, skip_long=True).kept
+    except DataError as exc:
+        raise BadFile(exc, "validation_file") from exc
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    # One row a pass: right for every architecture.
+    loss, _ = evaluate(SupervisedModel(model.get_base_model()), examples, 1)
+    return loss

@@ -1,0 +1,385 @@
+"""Long work beside the server: jobs in child processes, queued, watched, cancelled, and carried over a restart.
+
+A child holds a lock file in its job's folder for as long as it lives, which the kernel frees however it ends. So a server
+that starts after a crash can tell: a job whose lock is held is still being worked on and is watched on; one that left a
+result is over; one that has neither was killed, and begins again where its own checkpoints let it, a few times.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from core.errors import Locked
+from core.files import read_json, write_json
+from core.locks import hold
+from core.workspace import Workspace
+from serve.state import Row, State
+
+log = logging.getLogger("tunefork.serve")
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Lane = Literal["compute", "ingest"]
+
+LANES: dict[str, Lane] = {"fine_tuning": "compute", "advise": "compute", "vector_store": "ingest"}
+"""Of each kind of job. One job of a lane runs at a time: two trainings at once take longer than one after the other."""
+ATTEMPTS = 3
+KILL_AFTER_S = 30.0
+STOP_WITHIN_S = 10.0
+_POLL_S = 0.1
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as it stands."""
+
+    seq: int
+    id: str
+    kind: str
+    subject: str
+    """What it works on: a use case, a vector store, a model."""
+    spec: dict[str, Any]
+    state: JobState
+    attempts: int
+    cancelling: bool
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    error: dict[str, Any] | None
+    """{"code", "message", "param"} of a failed job."""
+    result: dict[str, Any] | None
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("succeeded", "failed", "cancelled")
+
+    @classmethod
+    def of(cls, row: Row) -> Job:
+        def parsed(name: str) -> Any:
+            return None if row[name] is None else json.loads(row[name])
+
+        return cls(
+            seq=row["seq"],
+            id=row["id"],
+            kind=row["kind"],
+            subject=row["subject"],
+            spec=parsed("spec"),
+            state=row["state"],
+            attempts=row["attempts"],
+            cancelling=bool(row["cancelling"]),
+            created_at=row["created_at"],
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+            error=parsed("error"),
+            result=parsed("result"),
+        )
+
+
+@dataclass(frozen=True)
+class Event:
+    seq: int
+    at: int
+    level: str
+    message: str
+
+
+@dataclass
+class _Child:
+    """A child of this server, or (without a process) one that an earlier server left running."""
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None
+    told_to_stop: float | None = None
+    """When it was first told to."""
+    killed: bool = field(default=False)
+
+    def alive(self) -> bool:
+        if self.process is not None and self.process.poll() is None:
+            return True
+        return _held(self.folder)
+
+    def stop(self) -> None:
+        """Ask it to stop; kill it when it was asked long ago."""
+        now = time.monotonic()
+        if self.told_to_stop is None:
+            self.told_to_stop = now
+            self._signal(signal.SIGTERM)
+        elif not self.killed and now - self.told_to_stop > KILL_AFTER_S:
+            self.killed = True
+            self._signal(signal.SIGKILL)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        own = self.process
+        pid = own.pid if own is not None and own.poll() is None else _owner(self.folder)
+        if pid is not None:
+            # A session of its own: the child and whatever it started.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, number)
+
+
+OnEnd = Callable[[Job], None]
+
+
+class Jobs:
+    """The jobs of a workspace. Thread-safe; a thread of its own starts and watches the children."""
+
+    def __init__(self, state: State, workspace: Workspace) -> None:
+        self._state = state
+        self._workspace = workspace
+        self._on_end: dict[str, OnEnd] = {}
+        self._children: dict[str, _Child] = {}
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        for row in state.all("SELECT * FROM jobs WHERE state = 'running'"):
+            self._children[row["id"]] = _Child(self.folder(row["id"]), None)
+        self._thread = threading.Thread(target=self._watch, name="tunefork-jobs", daemon=True)
+
+    def start(self, on_end: Mapping[str, OnEnd]) -> None:
+        """Begin to work, on what an earlier server left too.
+
+        Args:
+            on_end: by kind, what is called for every job that ends, before anybody can see that it has.
+        """
+        self._on_end = dict(on_end)
+        self._thread.start()
+
+    def submit(
+        self,
+        kind: str,
+        subject: str,
+        spec: Mapping[str, Any],
+        prefix: str,
+        prepare: Callable[[Path], None] = lambda _: None,
+    ) -> Job:
+        """A new job, which starts as soon as its lane is free.
+
+        Args:
+            prepare: puts into the job's folder what it needs.
+        """
+        id = f"{prefix}{secrets.token_hex(12)}"
+        folder = self.folder(id)
+        folder.mkdir(parents=True)
+        prepare(folder)
+        write_json(folder / "spec.json", {"kind": kind, "job": id, "subject": subject, "spec": dict(spec)})
+        with self._state.change() as db:
+            db.execute(
+                "INSERT INTO jobs (id, kind, subject, spec, state, created_at) VALUES (?, ?, ?, ?, 'queued', ?)",
+                (id, kind, subject, json.dumps(dict(spec)), _now()),
+            )
+            self._say(id, "info", "the job is queued")
+        self._wake.set()
+        job = self.get(id)
+        assert job is not None
+        return job
+
+    def get(self, id: str, kind: str | None = None) -> Job | None:
+        row = self._state.one("SELECT * FROM jobs WHERE id = ?", (id,))
+        return None if row is None or kind not in (None, row["kind"]) else Job.of(row)
+
+    def of(self, kind: str, subject: str | None = None) -> list[Job]:
+        """Jobs of a kind (and about a subject), newest first."""
+        rows = self._state.all("SELECT * FROM jobs WHERE kind = ? ORDER BY seq DESC", (kind,))
+        return [Job.of(row) for row in rows if subject in (None, row["subject"])]
+
+    def events(self, id: str) -> list[Event]:
+        """What was said of a job, oldest first."""
+        rows = self._state.all("SELECT * FROM job_events WHERE job = ? ORDER BY seq", (id,))
+        return [Event(row["seq"], row["at"], row["level"], row["message"]) for row in rows]
+
+    def cancel(self, id: str) -> Job | None:
+        """Take a waiting job out of the queue, tell a running one to stop. One that is over stays as it is."""
+        with self._state.change() as db:
+            if db.execute("UPDATE jobs SET cancelling = 1 WHERE id = ? AND state = 'running'", (id,)).rowcount:
+                self._say(id, "info", "the job is being cancelled")
+        job = self.get(id)
+        if job is not None and job.state == "queued":
+            self._end(job, "cancelled", None, None, only_if="queued")
+        self._wake.set()
+        return self.get(id)
+
+    def folder(self, id: str) -> Path:
+        """Where a job's spec, log and result are."""
+        return self._state.folder / "jobs" / id
+
+    def close(self) -> None:
+        """Stop the children. A job that has not ended is queued again, and goes on with the next server."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join()
+        for child in self._children.values():
+            child.stop()
+        until = time.monotonic() + STOP_WITHIN_S
+        while any(child.alive() for child in self._children.values()) and time.monotonic() < until:
+            time.sleep(0.05)
+        for id, child in self._children.items():
+            child.kill()
+            if child.process is not None:
+                child.process.wait()
+            job = self.get(id)
+            if job is not None and not job.over and not self._settled(job):
+                with self._state.change() as db:
+                    db.execute("UPDATE jobs SET state = 'queued', attempts = attempts - 1 WHERE id = ?", (id,))
+                    self._say(id, "info", "the server stopped; the job goes on with the next one")
+        self._children.clear()
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._step()
+            except Exception:
+                log.exception("the jobs' watcher failed; it goes on")
+                time.sleep(1)
+            self._wake.wait(_POLL_S if self._children else 5.0)
+            self._wake.clear()
+
+    def _step(self) -> None:
+        for id, child in list(self._children.items()):
+            job = self.get(id)
+            if job is None or job.over:
+                child.kill()
+                self._children.pop(id)
+            elif child.alive():
+                if job.cancelling:
+                    child.stop()
+            else:
+                if child.process is not None:
+                    child.process.wait()
+                self._children.pop(id)
+                if not self._settled(job):
+                    self._killed(job)
+        busy = {LANES[job.kind] for id in self._children if (job := self.get(id)) is not None}
+        for row in self._state.all("SELECT * FROM jobs WHERE state = 'queued' ORDER BY seq"):
+            if LANES[row["kind"]] not in busy:
+                busy.add(LANES[row["kind"]])
+                self._start(Job.of(row))
+
+    def _start(self, job: Job) -> None:
+        with self._state.change() as db:
+            if not db.execute(
+                "UPDATE jobs SET state = 'running', attempts = attempts + 1, started_at = coalesce(started_at, ?)"
+                " WHERE id = ? AND state = 'queued'",
+                (_now(), job.id),
+            ).rowcount:
+                return
+            self._say(job.id, "info", "the job has started" if job.attempts == 0 else "the job goes on")
+        folder = self.folder(job.id)
+        environment = {**os.environ, "TUNEFORK_HOME": str(self._workspace.path)}
+        # The server's own keys are none of the child's business.
+        environment.pop("TUNEFORK_API_KEYS", None)
+        with (folder / "log.txt").open("ab") as out:
+            process = subprocess.Popen(
+                self._command(folder),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        self._children[job.id] = _Child(folder, process)
+
+    def _command(self, folder: Path) -> list[str]:
+        return [sys.executable, "-m", "serve.job_child", str(folder)]
+
+    def _settled(self, job: Job) -> bool:
+        """Take over the result that the child has left; False when there is none."""
+        path = self.folder(job.id) / "result.json"
+        if not path.exists():
+            return False
+        left = read_json(path)
+        if job.cancelling and left["error"] is not None:
+            self._end(job, "cancelled", None, None)
+        else:
+            self._end(job, "failed" if left["error"] else "succeeded", left["error"], left["result"])
+        return True
+
+    def _killed(self, job: Job) -> None:
+        if job.cancelling:
+            self._end(job, "cancelled", None, None)
+        elif job.attempts >= ATTEMPTS:
+            text = f"the job's process was killed {job.attempts} times without an error of its own (too little memory?)"
+            self._end(job, "failed", {"code": "killed", "message": text, "param": None}, None)
+        else:
+            with self._state.change() as db:
+                db.execute("UPDATE jobs SET state = 'queued' WHERE id = ?", (job.id,))
+                self._say(job.id, "warn", "the job's process was killed; it begins again where it can")
+
+    def _end(
+        self,
+        job: Job,
+        state: JobState,
+        error: dict[str, Any] | None,
+        result: dict[str, Any] | None,
+        only_if: str = "running",
+    ) -> None:
+        with self._state.change() as db:
+            # After a crash of the server a job that it had queued again may turn out to have ended.
+            done = db.execute(
+                "UPDATE jobs SET state = ?, error = ?, result = ?, finished_at = ? WHERE id = ? AND state IN (?, 'queued')",
+                (state, _json(error), _json(result), _now(), job.id, only_if),
+            ).rowcount
+            if not done:
+                return
+            said = {"succeeded": "the job has succeeded", "cancelled": "the job was cancelled"}
+            self._say(job.id, "error" if error else "info", error["message"] if error else said[state])
+            ended = self.get(job.id)
+            if ended is not None and job.kind in self._on_end:
+                self._on_end[job.kind](ended)
+
+    def _say(self, id: str, level: str, message: str) -> None:
+        with self._state.change() as db:
+            values = (id, _now(), level, message)
+            db.execute("INSERT INTO job_events (job, at, level, message) VALUES (?, ?, ?, ?)", values)
+
+
+def page(items: Sequence[Any], after: str | None, limit: int) -> tuple[list[Any], bool]:
+    """The `limit` items after the one with the id `after`, and whether there are more."""
+    ids = [item.id for item in items]
+    start = ids.index(after) + 1 if after is not None and after in ids else 0 if after is None else len(ids)
+    return list(items[start : start + limit]), len(items) > start + limit
+
+
+def forget_folder(folder: Path) -> None:
+    """Remove what a job left."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _held(folder: Path) -> bool:
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with hold(folder / LOCK, "a job"):
+            return False
+    except Locked:
+        return True
+
+
+def _owner(folder: Path) -> int | None:
+    try:
+        return int((folder / f"{LOCK}.owner").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+def _now() -> int:
+    return int(time.time())

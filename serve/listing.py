@@ -1,0 +1,64 @@
+"""Lists as OpenAI pages them: `limit`, `order`, and cursors that are ids of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import Query, Request
+
+from serve.errors import ApiError
+
+T = TypeVar("T")
+
+Order = Literal["asc", "desc"]
+Limit = Annotated[int, Query(ge=1, le=100)]
+Cursor = Annotated[str | None, Query(max_length=128)]
+
+
+def listing(
+    items: Sequence[T], *, limit: int, order: Order = "desc", after: str | None = None, before: str | None = None
+) -> dict[str, Any]:
+    """A page of `items`, which come oldest first and have an `id` (or are objects as sent, with an "id").
+
+    Raises:
+        ApiError: a cursor names no item of the list.
+    """
+    ordered = list(items) if order == "asc" else list(reversed(items))
+    ids = [_id(item) for item in ordered]
+    start = 0 if after is None else _place(ids, after, "after") + 1
+    end = len(ordered) if before is None else _place(ids, before, "before")
+    if before is not None and after is None:
+        start = max(0, end - limit)
+    page = ordered[start:end][:limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": _id(page[0]) if page else None,
+        "last_id": _id(page[-1]) if page else None,
+        "has_more": start + len(page) < end if before is None else start > 0,
+    }
+
+
+def only(request: Request, *known: str) -> None:
+    """Raises ApiError for a query parameter that the route does not know: ignored, it would seem to have worked."""
+    for name in request.query_params:
+        if name not in known:
+            text = f"unknown parameter '{name[:60]}'; known: {', '.join(known) or 'none'}"
+            raise ApiError(400, text, param=name[:60], code="unknown_parameter")
+
+
+def not_found(kind: str, id: str, param: str) -> ApiError:
+    """The 404 for an object that is not there."""
+    return ApiError(404, f"there is no {kind} '{id[:80]}'", param=param, code="not_found")
+
+
+def _place(ids: list[str], cursor: str, param: str) -> int:
+    try:
+        return ids.index(cursor)
+    except ValueError:
+        raise ApiError(400, f"'{cursor[:80]}' is not in this list", param=param, code="invalid_value") from None
+
+
+def _id(item: Any) -> str:
+    return str(item["id"] if isinstance(item, dict) else item.id)
