@@ -1,8 +1,9 @@
 """How fast and how good tuning is: LoRA against a plain PEFT loop, heads, unfreezing, learning curves.
 
-    python -m benchmarks.tuning --data FOLDER [--parts lora,head,unfreeze,curve] [--seed 0]
+    python -m benchmarks.tuning --data FOLDER [--parts lora,head,unfreeze,curve,scores] [--seed 0]
 
-FOLDER holds train.jsonl and test.jsonl of a closed label set (BANKING77 in our figures). The plain loop is what a
+FOLDER holds train.jsonl and test.jsonl of a closed label set (BANKING77 in our figures); for `scores` of any set, with
+corpus.jsonl where its rows name `context_ids` (they are then asked with passages, as `tune --context` trains). The plain loop is what a
 PEFT tutorial shows: bf16 base, fp32 adapters, batches of 8 shuffled rows padded to the longest, the model's own loss
 over full logits. It trains on the same rows, the same number of times, with the same rate and schedule, in the same
 process. Tokens are those of the rows (prompt and answer), counted alike on both sides, so tokens/s compares rows/s.
@@ -20,7 +21,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,7 @@ MODELS = Path(__file__).resolve().parent.parent / ".cache" / "models"
 PILOT_ROWS, TEST_ROWS = 200, 300
 CURVE = (50, 100, 200, 500, 1000)
 PLAIN_BATCH = 8
+SCORE_TOKENS = 120_000
 HIDDEN = 576
 """Of the starter model."""
 
@@ -203,6 +205,57 @@ def curve(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
     return found
 
 
+def scores(train: list[Row], test: list[Row], seed: int, corpus: dict[str, str] | None = None) -> dict[str, Any]:
+    """Answers word for word before and after one epoch of LoRA, at most SCORE_TOKENS training tokens."""
+    from transformers import AutoModelForCausalLM
+
+    from tuning.batches import shared_prefix
+    from tuning.context import ContextRecipe, context_rows, own_passages
+    from tuning.examples import TrainingTokenizer, make_example
+    from tuning.forward import SupervisedModel
+    from tuning.lora import evaluate, train_adapter
+
+    base = local_folder("smollm2-135m-instruct", MODELS)
+    tokenizer = TrainingTokenizer(base)
+    train, test = random.Random(seed).sample(train, len(train)), random.Random(seed + 1).sample(test, 200)
+    if corpus is not None:
+        shown = [replace(row, context=tuple(corpus[id] for id in row.context_ids)) for row in [*train, *test]]
+        made = context_rows(
+            shown, own_passages(shown), ContextRecipe(gold_share=1.0, most_distractors=1, seed=seed)
+        ).rows
+        train, test = made[: len(train)], made[len(train) :]
+    examples, tokens = [], 0
+    for row in train:
+        examples.append(make_example(row, tokenizer, ""))
+        tokens += len(examples[-1].ids)
+        if tokens > SCORE_TOKENS:
+            break
+    held_out = [make_example(row, tokenizer, "") for row in test]
+    prefix = held_out[0].ids[: shared_prefix(held_out)]
+
+    def score(model: Any) -> dict[str, Any]:
+        _, exact = evaluate(SupervisedModel(model, prefix), held_out, 512)
+        return asdict(wilson(round(exact * len(held_out)), len(held_out)))
+
+    before = score(AutoModelForCausalLM.from_pretrained(base, dtype=torch_dtype()))
+    recipe = settle(LoraRecipe(seed=seed, epochs=1.0), len(examples), HIDDEN)
+    with tempfile.TemporaryDirectory() as state:
+        start = time.perf_counter()
+        model = train_adapter(base, examples, [], recipe, Path(state)).model
+        wall = time.perf_counter() - start
+    after = score(model.get_base_model())
+    return {"rows": len(examples), "tokens": tokens, "wall_s": wall, "exact_before": before, "exact_after": after}
+
+
+def torch_dtype() -> Any:
+    """The number format that training uses here."""
+    import torch
+
+    from tuning.device import fast_bfloat16
+
+    return torch.bfloat16 if fast_bfloat16(torch.device("cpu")) else torch.float32
+
+
 def _head(rows: list[Row], test: list[Row], recipe: HeadRecipe) -> dict[str, Any]:
     from tuning.head_engine import load_head
     from tuning.train import train_head
@@ -229,7 +282,7 @@ def _head(rows: list[Row], test: list[Row], recipe: HeadRecipe) -> dict[str, Any
         shutil.rmtree(home)
 
 
-PARTS = {"lora": lora, "head": head, "unfreeze": unfreeze, "curve": curve}
+PARTS = {"lora": lora, "head": head, "unfreeze": unfreeze, "curve": curve, "scores": scores}
 
 
 def main() -> None:
@@ -243,12 +296,21 @@ def main() -> None:
     test = read_rows(arguments.data / "test.jsonl", "evaluation")
     found = read_json(RESULTS) if RESULTS.exists() else {}
     for part in arguments.parts.split(","):
-        found[part] = {
+        more: dict[str, Any] = {}
+        corpus = arguments.data / "corpus.jsonl"
+        if part == "scores" and corpus.exists():
+            documents = map(json.loads, corpus.read_text(encoding="utf-8").splitlines())
+            more["corpus"] = {d.get("id") or d["_id"]: d["text"] for d in documents}
+        measured = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "versions": {name: version(name) for name in ("torch", "transformers", "peft", "scikit-learn")},
-            **PARTS[part](train, test, arguments.seed),
+            **PARTS[part](train, test, arguments.seed, **more),
         }
+        if part == "scores":
+            found.setdefault(part, {})[arguments.data.name] = measured
+        else:
+            found[part] = measured
         write_json(RESULTS, found)
     print(json.dumps({part: found[part] for part in arguments.parts.split(",")}))
 

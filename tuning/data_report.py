@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,12 +65,19 @@ class DataReport:
 
 
 def check_training_data(
-    path: Path, folder: UseCaseFolder, settings: UseCase, workspace: Workspace, recipe: LoraRecipe | HeadRecipe | None
+    path: Path,
+    folder: UseCaseFolder,
+    settings: UseCase,
+    workspace: Workspace,
+    recipe: LoraRecipe | HeadRecipe | None,
+    shown: Callable[[list[Row]], list[Row]] | None = None,
 ) -> tuple[DataReport, list[Row]]:
-    """The report on the training rows in `path`, and the usable rows.
+    """The report on the training rows in `path`, and the usable rows as they will be trained on.
 
     Args:
         recipe: how they will be trained on; None: a head for a closed label set, else a LoRA adapter.
+        shown: what is made of the usable rows before they are trained on (passages put before their questions); tokens
+            and cost are those of what comes out.
 
     Raises:
         DataError: the file as a whole cannot be read.
@@ -78,7 +85,12 @@ def check_training_data(
     records = read_records(path)
     rows, faults = sift_rows(path, "training")
     form: Literal["chat", "rows"] = "chat" if is_chat(records) else "rows"
-    found = chat_findings(records) if form == "chat" else []
+    refused = {fault.line for fault in faults}
+    # What our reader can use is no reason to stop: an empty system prompt, a plain row among chats.
+    found = [
+        f if refused.intersection(lines_of(records, f.code)) else replace(f, severity="warning")
+        for f in (chat_findings(records) if form == "chat" else [])
+    ]
     labels = closed_labels(rows)
     recipe = recipe or (HeadRecipe(seed=settings.seed) if labels is not None else LoraRecipe(seed=settings.seed))
     method: Method = "head" if isinstance(recipe, HeadRecipe) else "lora"
@@ -86,6 +98,8 @@ def check_training_data(
     named = {line for f in found if f.severity == "error" for line in lines_of(records, f.code)}
     found += _unusable([fault for fault in faults if fault.line not in named], len(records), path)
     tokens = cost = None
+    counts = Counter(row.output for row in rows)
+    spoken: dict[str, float] = {}
     if len(rows) < 2:
         count = "one training row" if rows else "no training rows"
         text = f"{count} that can be used; tuning needs two at the very least, and 50 to say anything"
@@ -93,6 +107,9 @@ def check_training_data(
     else:
         evaluation = read_rows(settings.eval, "evaluation") if settings.eval is not None else []
         found += row_findings(rows, labels, evaluation)
+        spoken = languages(rows)
+        if shown is not None:
+            rows = shown(rows)
         if isinstance(recipe, HeadRecipe):
             tokens, more = _head_tokens(rows, settings, workspace)
         elif remote(settings.base_model) is None:
@@ -108,8 +125,8 @@ def check_training_data(
         rows=len(rows),
         findings=tuple(sorted(found, key=lambda f: order[f.severity])),
         tokens=tokens,
-        labels=None if labels is None else dict(Counter(row.output for row in rows).most_common()),
-        languages=languages(rows),
+        labels=None if labels is None else dict(counts.most_common()),
+        languages=spoken,
         cost=cost,
     )
     return report, rows

@@ -78,7 +78,7 @@ def row_findings(rows: Sequence[Row], labels: Sequence[str] | None, evaluation: 
     asked = [_asked(row) for row in rows]
     found = [*_leakage(rows, asked, evaluation), *_repeats(rows, asked), *_cut(rows), *_languages(rows)]
     if labels is not None:
-        found += _labels(rows, labels)
+        found += [*_unseen(labels, evaluation), *_labels(rows, labels)]
     return found
 
 
@@ -161,6 +161,17 @@ def _leakage(rows: Sequence[Row], asked: Sequence[str], evaluation: Sequence[Row
 def _windows(row: Row) -> set[tuple[str, ...]]:
     words = tokens(row.input)
     return {tuple(words[i : i + WINDOW]) for i in range(len(words) - WINDOW + 1)}
+
+
+def _unseen(labels: Sequence[str], evaluation: Sequence[Row]) -> Iterator[Finding]:
+    unseen = [row for row in evaluation if row.answers and not set(row.answers) & set(labels)]
+    if unseen:
+        names = sorted({row.output for row in unseen})
+        text = (
+            f"{len(unseen)} of {len(evaluation)} eval rows have a label that no training row has, so they cannot be"
+            f" answered right: {', '.join(names[:6])}"
+        )
+        yield finding("unseen_labels", text, [row.line for row in unseen])
 
 
 def _labels(rows: Sequence[Row], labels: Sequence[str]) -> Iterator[Finding]:

@@ -126,7 +126,7 @@ class HeadRecipe(BaseModel):
 S = TypeVar("S", bound=BaseModel)
 
 
-def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
+def parse_recipe(kind: type[S], values: Mapping[str, Any]) -> S:
     """A recipe of that kind with those `values` that are not None over its defaults.
 
     Raises:

@@ -47,6 +47,17 @@ def test_all_faults_of_a_chat_file_are_told_at_once_and_nothing_is_trained(
     assert f"{train}:3: 1 of 6 rows have a message whose content is empty" in capsys.readouterr().err
 
 
+def test_what_the_reader_can_use_does_not_stop_a_training(
+    home: Path, starter_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [_chat(f"tell me of {n}", f"a tale of {n}") for n in range(5)]
+    rows[1]["messages"].insert(0, {"role": "system", "content": ""})
+    rows.append({"prompt": "tell me of 6", "completion": "a tale of 6"})
+    report = _checked(capsys, "--train", str(_write(tmp_path / "chat.jsonl", rows)))
+    assert report["ready"] and report["rows"] == 6
+    assert {f["code"]: f["lines"] for f in report["findings"]} == {"missing_content": [2], "missing_messages_list": [6]}
+
+
 def test_tokens_and_cost_of_a_lora_training_are_by_the_models_template(
     home: Path, starter_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,14 @@ def test_labels_are_counted_and_compared() -> None:
     assert "'Yes' and 'yes'" in found["label_spelling"].text
 
 
+def test_eval_labels_that_nobody_taught_are_named() -> None:
+    rows = _rows(*[(f"text {n}", "yes") for n in range(5)], *[(f"more {n}", "no") for n in range(5)])
+    held_out = _rows(("fresh one", "yes"), ("fresh two", "maybe"))
+    found = _codes(rows, labels=("no", "yes"), evaluation=held_out)
+    assert found["unseen_labels"].lines == (2,)
+    assert "1 of 2 eval rows have a label that no training row has" in found["unseen_labels"].text
+
+
 def test_a_mix_of_languages_is_said() -> None:
     english = [(f"what is the name of the river in the town {n}", "x") for n in range(8)]
     german = [(f"wie ist der Name von dem Fluss in der Stadt {n}", "x") for n in range(4)]

@@ -290,3 +290,65 @@ def test_adapters_are_trained_from_the_state_of_the_same_rows_only(
     monkeypatch.undo()
     train_lora(tmp_path / "a", tiny, workspace, card_rows[:-1], RECIPE)
     assert "going on" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variant", [{"pissa": True}, {"rslora": True}, {"dora": True}, {"neftune": 5.0}])
+def test_variants_learn_and_plain_peft_gives_the_loss_they_report(
+    workspace: Workspace,
+    tiny: UseCase,
+    tiny_base: Path,
+    card_rows: list[Row],
+    tmp_path: Path,
+    variant: dict[str, Any],
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from tuning.checks import dev_split
+    from tuning.examples import TrainingTokenizer, make_example
+
+    report = train_lora(tmp_path / "a", tiny, workspace, card_rows, RECIPE.model_copy(update=variant))
+    losses = [r["loss"] for r in _metrics(report.folder) if "loss" in r]
+    assert losses[-1] < losses[0]
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32), report.folder
+    ).eval()
+    tokenizer = TrainingTokenizer(tiny_base)
+    _, dev = dev_split([make_example(r, tokenizer, "") for r in card_rows], 0.1, 100, 0)
+    total = 0.0
+    with torch.no_grad():
+        for example in dev:
+            labels = torch.tensor([[-100] * example.prompt + list(example.ids[example.prompt :])])
+            total += float(plain(input_ids=torch.tensor([example.ids]), labels=labels).loss) * example.supervised
+    assert total / sum(e.supervised for e in dev) == pytest.approx(report.scores["dev_loss"], rel=0.03)
+
+
+def test_the_harm_check_stands_in_the_origin(
+    workspace: Workspace, tiny: UseCase, card_rows: list[Row], tmp_path: Path
+) -> None:
+    report = train_lora(tmp_path / "a", tiny, workspace, card_rows, RECIPE)
+    general = load_origin(report.folder).scores["general"]
+    assert general["before"]["n"] == general["after"]["n"] == 40
+    without = RECIPE.model_copy(update={"harm_check": False})
+    assert "general" not in train_lora(tmp_path / "b", tiny, workspace, card_rows, without).scores
+
+
+def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    from tuning.checkpoint import load_checkpoint, save_checkpoint
+
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, {"x": torch.ones(2)}, {"step": 1})
+
+    def full(*_args: Any, **_kwargs: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_checkpoint(path, {"x": torch.zeros(2)}, {"step": 2})
+    assert caught.value.filename == str(path)
+    kept = load_checkpoint(path)
+    assert kept is not None and kept[1] == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]

@@ -107,3 +107,40 @@ def test_a_failed_training_leaves_the_version_in_force_alone(
     folder = workspace.use_case("bank")
     assert folder.adapters.all() == ["v0001"]
     assert [state(run) for run in folder.runs()] == ["done", "failed"]
+
+
+def _write(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.slow
+def test_context_tuning_reads_the_use_cases_index(
+    workspace: Workspace, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {f"thing{n}": f"The colour of thing{n} is shade{n}." for n in range(12)}
+    docs = _write(tmp_path / "corpus.jsonl", [{"id": k, "title": k, "text": v} for k, v in facts.items()])
+    rows = [{"question": f"what is the colour of {k}?", "answer": f"shade{k[5:]}", "context_ids": [k]} for k in facts]
+    train = _write(tmp_path / "train.jsonl", rows)
+    assert main(["ingest", "hues", str(docs)]) == 0
+    flags = ["--train", str(train), "--base-model", str(tiny_base), "--context", "--cite", "--gold-share", "1"]
+    capsys.readouterr()
+    assert main(["tune", "hues", *flags, "--check", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["tokens"]["median"] > 60  # the question alone has half as many
+    assert main(["tune", "hues", *flags, "--epochs", "0.5", "--rank", "2"]) == 0
+    assert "12 of 12 rows show their gold passage" in capsys.readouterr().err
+    active = workspace.use_case("hues").adapters.active()
+    assert active is not None
+    assert json.loads((active / "origin.json").read_text())["recipe"]["context"]["with_gold"] == 12
+
+
+def test_context_without_passages_says_where_to_get_them(
+    home: Path, train_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", "bank", "--train", str(train_file), "--context"]) == 2
+    assert "index documents first (tunefork ingest)" in capsys.readouterr().err
+    assert main(["tune", "bank", "--context", "--method", "head"]) == 2
+    assert "--context is for --method lora" in capsys.readouterr().err
+    assert main(["tune", "bank", "--cite"]) == 2
+    assert "--cite needs --context" in capsys.readouterr().err

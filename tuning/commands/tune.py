@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from core.workspace import UseCaseFolder, Workspace, open_workspace
 if TYPE_CHECKING:
     from core.rows import Row
     from core.settings import UseCase
-    from tuning.context import Supplier
+    from tuning.context import ContextRecipe, Supplied, Supplier
 
 _SETTINGS = {
     "lora": {
@@ -63,6 +63,9 @@ def tune_command(supplier: Supplier | None) -> click.Command:
     @click.option("--context", is_flag=True, help="Train on rows that show passages, as retrieval will (lora).")
     @click.option("--gold-share", type=float, help="With --context: share of rows that show their gold passage (0.8).")
     @click.option("--cite", is_flag=True, help="With --context: answers name the gold passage, as in [2].")
+    @click.option(
+        "--preferences", type=click.Path(path_type=Path), help="Pairs of better and worse answers to learn from (DPO)."
+    )
     @click.option("--dora", is_flag=True, default=None, help="DoRA; has to be merged to be served (lora).")
     @click.option("--rslora", is_flag=True, default=None, help="Scale by 1/sqrt(rank), for high ranks (lora).")
     @click.option("--pissa", is_flag=True, default=None, help="Start from the weights' main directions (lora).")
@@ -91,13 +94,17 @@ def tune_command(supplier: Supplier | None) -> click.Command:
         workspace = open_workspace()
         remembered = ("train", "base_model", "embedding_model", "seed")
         folder, settings = workspace.declare(name, {key: given[key] for key in remembered})
+        if given["preferences"] is not None:
+            document = _prefer(folder, settings, workspace, method, given)
+            click.echo(json.dumps(document, ensure_ascii=False) if as_json else _summary(settings.name, document))
+            return
         if settings.train is None:
             raise DataError(
                 f"use case {settings.name!r} has no training rows; run: tunefork tune {settings.name} --train F"
             )
         method, recipe = _method(settings.train, method, given, settings.seed)
         if check:
-            _check(folder, settings, workspace, recipe, as_json)
+            _check(folder, settings, workspace, recipe, _shown(folder, settings, workspace, given, supplier), as_json)
             return
         document = _tune(folder, settings, workspace, method, recipe, given, supplier)
         click.echo(json.dumps(document, ensure_ascii=False) if as_json else _summary(settings.name, document))
@@ -108,12 +115,14 @@ def tune_command(supplier: Supplier | None) -> click.Command:
 command = tune_command(None)
 
 
-def _check(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, recipe: Any, as_json: bool) -> None:
+def _check(
+    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, recipe: Any, shown: _Shown | None, as_json: bool
+) -> None:
     """Print the report on the training rows. Raises DataError when they cannot be trained on."""
     from tuning.data_report import check_training_data, refuse_errors, summary
 
     assert settings.train is not None
-    report, _ = check_training_data(settings.train, folder, settings, workspace, recipe)
+    report, _ = check_training_data(settings.train, folder, settings, workspace, recipe, shown)
     click.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else summary(report))
     refuse_errors(report, settings.train)
 
@@ -138,15 +147,14 @@ def _tune(
         run = folder.new_run("tune")
         config = {"method": method, "settings": settings.model_dump(mode="json"), "recipe": recipe.model_dump()}
         with job(run, config):
-            checked, rows = check_training_data(settings.train, folder, settings, workspace, recipe)
+            shown = _shown(folder, settings, workspace, given, supplier)
+            checked, rows = check_training_data(settings.train, folder, settings, workspace, recipe, shown)
             write_json(run / "data.json", checked.to_json())
             say(summary(checked))
             refuse_errors(checked, settings.train)
             if checked.cost is not None and checked.tokens is not None:
                 check_memory(checked.cost, checked.tokens.longest)
-            notes: dict[str, Any] = {}
-            if given["context"]:
-                rows, notes = _with_context(folder, settings, workspace, rows, given, supplier)
+            notes = {} if shown is None else {"context": shown.notes}
             with folder.adapters.build() as staging:
                 if method == "head":
                     report = train_head(staging, settings, workspace, rows, recipe, source=settings.train)
@@ -163,33 +171,79 @@ def _tune(
     return document
 
 
-def _with_context(
-    folder: UseCaseFolder,
-    settings: UseCase,
-    workspace: Workspace,
-    rows: Sequence[Row],
-    given: dict[str, Any],
-    supplier: Supplier | None,
-) -> tuple[list[Row], dict[str, Any]]:
-    """The rows with passages before their questions, and what origin.json should say of that."""
-    from core.prompts import grounded
-    from tuning.context import ContextRecipe, Supplied, context_rows, own_passages
-    from tuning.recipe import parse_settings
+def _prefer(
+    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, method: str | None, given: dict[str, Any]
+) -> dict[str, Any]:
+    from core.jobs import job
+    from tuning.preferences import DpoRecipe, read_preferences, train_preferences
+    from tuning.recipe import parse_recipe
+    from tuning.run_page import write_run_page
 
-    supplied = supplier(folder, settings, workspace, rows) if supplier is not None else None
-    if supplied is None:
-        supplied = Supplied(own_passages(rows), grounded)
-    recipe = parse_settings(
-        ContextRecipe, {"gold_share": given["gold_share"], "cite": given["cite"] or None, "seed": settings.seed}
-    )
-    made = context_rows(rows, supplied.passages, recipe, supplied.ground)
-    say(
-        f"{made.with_gold} of {len(rows)} rows show their gold passage; for {made.without_known_gold} none is known"
-        " that holds the answer"
-    )
-    if made.with_gold < 0.4 * len(rows):
-        say("warning: fewer than 40 % of the rows show a gold passage; mark it with `context_ids` or `context`")
-    return made.rows, {"context": recipe.model_dump() | {"with_gold": made.with_gold}}
+    if method == "head":
+        raise ConfigError("--preferences is for --method lora")
+    known = {"epochs": "epochs", "lr": "learning_rate", "rank": "rank", "max_rows": "max_rows", "device": "device"}
+    foreign = [flag for names in _SETTINGS.values() for flag in names if flag not in known and given[flag] is not None]
+    if foreign:
+        owner = "--method head" if foreign[0] in _SETTINGS["head"] else "training rows, not for --preferences"
+        raise ConfigError(f"--{foreign[0].replace('_', '-')} is for {owner}")
+    recipe = parse_recipe(DpoRecipe, {key: given[flag] for flag, key in known.items()} | {"seed": settings.seed})
+    pairs = read_preferences(given["preferences"])
+    with folder.lock("tune"):
+        run = folder.new_run("tune")
+        config = {"method": "lora", "settings": settings.model_dump(mode="json"), "recipe": recipe.model_dump()}
+        with job(run, config):
+            with folder.adapters.build() as staging:
+                report = train_preferences(staging, settings, workspace, pairs, recipe, source=given["preferences"])
+                write_run_page(run, settings.name, report, staging / "metrics.jsonl")
+            version = folder.adapters.newest()
+            assert version is not None
+            folder.adapters.activate(version)
+            document = report.to_json() | {"folder": str(folder.adapters.folder / version), "version": version}
+            write_json(run / "report.json", document)
+    for warning in report.warnings:
+        say(f"warning: {warning}")
+    return document
+
+
+class _Shown:
+    """Rows with passages before their questions, and what origin.json should say of that (`notes`)."""
+
+    def __init__(self, supply: Callable[[Sequence[Row]], Supplied], recipe: ContextRecipe) -> None:
+        self._supply = supply
+        self._recipe = recipe
+        self.notes: dict[str, Any] = {}
+
+    def __call__(self, rows: list[Row]) -> list[Row]:
+        from tuning.context import context_rows
+
+        supplied = self._supply(rows)
+        made = context_rows(rows, supplied.passages, self._recipe, supplied.ground)
+        self.notes = self._recipe.model_dump() | {"with_gold": made.with_gold}
+        say(
+            f"{made.with_gold} of {len(rows)} rows show their gold passage; for {made.without_known_gold} none is known"
+            " that holds the answer"
+        )
+        if made.with_gold < 0.4 * len(rows):
+            say("warning: fewer than 40 % of the rows show a gold passage; mark it with `context_ids` or `context`")
+        return made.rows
+
+
+def _shown(
+    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, given: dict[str, Any], supplier: Supplier | None
+) -> _Shown | None:
+    """What `--context` makes of the rows: with the supplier's passages, else with their own; None without the flag."""
+    if not given["context"]:
+        return None
+    from core.prompts import grounded
+    from tuning.context import ContextRecipe, Supplied, own_passages
+    from tuning.recipe import parse_recipe
+
+    def supply(rows: Sequence[Row]) -> Supplied:
+        supplied = supplier(folder, settings, workspace, rows) if supplier is not None else None
+        return supplied or Supplied(own_passages(rows), grounded)
+
+    values = {"gold_share": given["gold_share"], "cite": given["cite"] or None, "seed": settings.seed}
+    return _Shown(supply, parse_recipe(ContextRecipe, values))
 
 
 def _method(train: Path, method: str | None, given: dict[str, Any], seed: int) -> tuple[str, Any]:
@@ -216,7 +270,7 @@ def _method(train: Path, method: str | None, given: dict[str, Any], seed: int) -
 
 def _recipe(method: str, given: dict[str, Any], seed: int) -> Any:
     """The recipe of `method` with the flags that were given. Raises ConfigError for a flag of the other method."""
-    from tuning.recipe import HeadRecipe, LoraRecipe, parse_settings
+    from tuning.recipe import HeadRecipe, LoraRecipe, parse_recipe
 
     for other, names in _SETTINGS.items():
         unused = next((flag for flag in names if other != method and given[flag] is not None), None)
@@ -224,7 +278,7 @@ def _recipe(method: str, given: dict[str, Any], seed: int) -> Any:
             raise ConfigError(f"--{unused.replace('_', '-')} is for --method {other}; the method here is {method}")
     values = {key: given[flag] for flag, key in _SETTINGS[method].items()}
     values |= {"max_rows": given["max_rows"], "device": given["device"], "seed": seed}
-    return parse_settings(HeadRecipe if method == "head" else LoraRecipe, values)
+    return parse_recipe(HeadRecipe if method == "head" else LoraRecipe, values)
 
 
 def _summary(name: str, document: dict[str, Any]) -> str:
@@ -254,6 +308,11 @@ def _summary(name: str, document: dict[str, Any]) -> str:
         lines.append(
             f"  dev rows answered word for word: {scores['dev_exact']:.0%} of {document['dev_rows']};"
             f" {scores['tokens_per_s']:.0f} tokens/s"
+        )
+    if scores.get("dev_preferred") is not None:
+        lines.append(
+            f"  held-out pairs for which it moved towards the chosen answer: {scores['dev_preferred']['value']:.0%} of"
+            f" {document['dev_rows']}"
         )
     lines.append(f"next:  tunefork serve, then ask for model '{name}:tune'")
     return "\n".join(lines)
