@@ -29,7 +29,6 @@ COMMANDS: dict[str, Entry] = {
     "estimate": Entry("advisor.commands.estimate", "Memory, time, data and money of a remedy."),
     "build": Entry("advisor.commands.build", "Build what the verdict says."),
     "report": Entry("advisor.commands.report", "Where the report of a use case is, and its summary."),
-    "ledger": Entry("advisor.commands.ledger", "The items that fail, why, and what every arm answered."),
     "ingest": Entry("rag.commands.ingest", "Index documents for a use case."),
     "rebuild": Entry("rag.commands.rebuild", "Make a use case's index anew from its documents."),
     "verify": Entry("rag.commands.verify", "Check a use case's index, part by part."),
