@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,8 +195,18 @@ class Jobs:
 
     def of(self, kind: str, subject: str | None = None) -> list[Job]:
         """Jobs of a kind (and about a subject), newest first."""
-        rows = self._state.all("SELECT * FROM jobs WHERE kind = ? ORDER BY seq DESC", (kind,))
-        return [Job.of(row) for row in rows if subject in (None, row["subject"])]
+        if subject is None:
+            rows = self._state.all("SELECT * FROM jobs WHERE kind = ? ORDER BY seq DESC", (kind,))
+        else:
+            sql = "SELECT * FROM jobs WHERE kind = ? AND subject = ? ORDER BY seq DESC"
+            rows = self._state.all(sql, (kind, subject))
+        return [Job.of(row) for row in rows]
+
+    def forget(self, job: Job) -> None:
+        """Remove a job that is over, with its folder."""
+        with self._state.change() as db:
+            db.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+        shutil.rmtree(self.folder(job.id), ignore_errors=True)
 
     def events(self, id: str) -> list[Event]:
         """What was said of a job, oldest first."""
@@ -283,15 +293,21 @@ class Jobs:
         environment = {**os.environ, "TUNEFORK_HOME": str(self._workspace.path)}
         # The server's own keys are none of the child's business.
         environment.pop("TUNEFORK_API_KEYS", None)
-        with (folder / "log.txt").open("ab") as out:
-            process = subprocess.Popen(
-                self._command(folder),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
+        try:
+            with (folder / "log.txt").open("ab") as out:
+                process = subprocess.Popen(
+                    self._command(folder),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except OSError as exc:
+            log.error("job %s could not be started: %s", job.id, exc)
+            text = "the job's process could not be started; the server's log says why"
+            self._end(job, "failed", {"code": "server_error", "message": text, "param": None}, None)
+            return
         self._children[job.id] = _Child(folder, process)
 
     def _command(self, folder: Path) -> list[str]:
@@ -346,18 +362,6 @@ class Jobs:
         with self._state.change() as db:
             values = (id, _now(), level, message)
             db.execute("INSERT INTO job_events (job, at, level, message) VALUES (?, ?, ?, ?)", values)
-
-
-def page(items: Sequence[Any], after: str | None, limit: int) -> tuple[list[Any], bool]:
-    """The `limit` items after the one with the id `after`, and whether there are more."""
-    ids = [item.id for item in items]
-    start = ids.index(after) + 1 if after is not None and after in ids else 0 if after is None else len(ids)
-    return list(items[start : start + limit]), len(items) > start + limit
-
-
-def forget_folder(folder: Path) -> None:
-    """Remove what a job left."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _held(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from serve.fields import Strict, Text, at
 
@@ -16,8 +17,13 @@ Metadata = Annotated[
 
 
 def _number(value: Any) -> Any:
-    # Strict unions would take 1 for true; and the API shows attributes as text, numbers, truth values.
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53 else value
+    """Attributes are compared as JavaScript's numbers would be: a larger integer is a float."""
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) <= 2**53:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise PydanticCustomError("value_error", "must be a finite number") from None
 
 
 AttributeValue = Annotated[

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from core.errors import Locked
 from core.settings import UseCase
 from core.types import Source
-from core.workspace import Workspace
+from core.workspace import UseCaseFolder, Workspace
 from serve.asked import tenant_values
 from serve.holding import Held, KeyedLocks
 from serve.stores import Attributes, StoreFile, Stores
@@ -18,6 +20,8 @@ from serve.stores import Attributes, StoreFile, Stores
 if TYPE_CHECKING:
     from rag.filters import Filter
     from rag.retrieve import Retriever
+
+PATIENCE_S = 5.0
 
 
 class Result(NamedTuple):
@@ -110,8 +114,6 @@ class StoreSearch:
     @contextmanager
     def _held(self, store: str) -> Iterator[Retriever | None]:
         """The store's index in force, kept open for the block; None when it has none."""
-        from rag.retrieve import open_retriever
-
         with self._locks[store]:
             folder = self._stores.folder(store)
             version = folder.index.active()
@@ -120,7 +122,7 @@ class StoreSearch:
                 self.forget(store)
                 opened = None
             if opened is None and version is not None:
-                retriever = open_retriever(folder, UseCase(name=store), self._workspace)
+                retriever = self._opened(folder)
                 opened = (folder.index.folder / retriever.version, Held(retriever, _closer(retriever)))
                 with self._guard:
                     self._open[store] = opened
@@ -132,6 +134,19 @@ class StoreSearch:
         finally:
             if held is not None:
                 held.release()
+
+    def _opened(self, folder: UseCaseFolder) -> Retriever:
+        from rag.retrieve import open_retriever
+
+        patient_until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return open_retriever(folder, UseCase(name=folder.name), self._workspace)
+            except Locked:
+                # The indexing job looks whether it may remove an old version; that takes no time.
+                if time.monotonic() > patient_until:
+                    raise
+                time.sleep(0.05)
 
 
 def _closer(retriever: Retriever) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from core.workspace import UseCaseFolder
 from serve.files import Files, StoredFile
-from serve.jobs import Job, Jobs, forget_folder
+from serve.jobs import Job, Jobs
 from serve.state import Row, State
 
 Attributes = dict[str, str | float | bool]
@@ -139,7 +140,7 @@ class Stores:
         for job in self._jobs.of(KIND, id):
             if not job.over:
                 self._jobs.cancel(job.id)
-        forget_folder(self.folder(id).path)
+        shutil.rmtree(self.folder(id).path, ignore_errors=True)
         return True
 
     def document(self, row: Row) -> dict[str, Any]:
@@ -238,6 +239,10 @@ class Stores:
 
     def indexed(self, job: Job) -> None:
         """Take over what a job has found out about the files; called as it ends."""
+        if self.row(job.subject) is None:
+            # Deleted meanwhile: nothing of it stays, nor comes back.
+            shutil.rmtree(self.folder(job.subject).path, ignore_errors=True)
+            return
         waiting = any(other.state == "queued" for other in self._jobs.of(KIND, job.subject) if other.id != job.id)
         known: dict[str, Any] = (job.result or {}).get("files", {})
         text = (job.error or {}).get("message", "the indexing was cancelled")
@@ -256,6 +261,11 @@ class Stores:
                     " WHERE store = ? AND id = ?",
                     (*values, job.subject, file.id),
                 )
+
+        for old in self._jobs.of(KIND, job.subject):
+            # Their outcome is in the files' rows; only the last one's log may still be of use.
+            if old.over and old.id != job.id:
+                self._jobs.forget(old)
 
     def _index(self, store: str) -> None:
         """See to it that a job which starts from now on indexes the store. One that waits already will do."""

@@ -270,3 +270,22 @@ def test_names_of_models_fit_and_differ() -> None:
 )
 def test_no_folder_of_this_machine_is_shown(home: Path, text: str, shown: str) -> None:
     assert without_paths(text.format(home=home)) == shown
+
+
+def test_job_that_cannot_be_started_fails_and_holds_up_no_other(state: State, workspace: Workspace) -> None:
+    class Broken(Sleeping):
+        def _command(self, folder: Path) -> list[str]:
+            return ["/no/such/program"] if "broken" in folder.name else super()._command(folder)
+
+    jobs = Broken(state, workspace)
+    jobs.start({})
+    try:
+        broken = jobs.submit("fine_tuning", "x", {}, "broken-")
+        after = jobs.submit("fine_tuning", "x", {}, "job-")
+        up(jobs, after)
+        ended = jobs.get(broken.id)
+        assert ended is not None
+        assert ended.error is not None
+        assert ended.error["code"] == "server_error"
+    finally:
+        jobs.close()
