@@ -9,29 +9,38 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from advisor.answers import AnswerCache
-from advisor.arm_names import family
-from advisor.arms import ArmRun, Bench, run_arm
+from advisor.arm_names import WITH_PASSAGES, family, tuning_method
+from advisor.arms import ArmRun, Bench
+from advisor.budget import Budget
 from advisor.checks import Finding, corpus_findings
+from advisor.contamination import Contamination, contamination
 from advisor.cost import ArmCosts, Prices, arm_costs
+from advisor.extras import extras, sentence
+from advisor.judging import Judging, open_judging
+from advisor.learning_curve import Curve, learning_curve, score_of
 from advisor.materials import Materials, answer_budget, gather
+from advisor.notices import data_notices, error_notices, length_findings
 from advisor.outcomes import OutcomeRow, OutcomeTable
 from advisor.plan import Plan, plan_arms
 from advisor.report import write_report
 from advisor.rule import ArmCost, DecisionSettings
-from advisor.scoring import outcome
+from advisor.running import Running, run_steps, running
+from advisor.scorers.base import Scorer
+from advisor.scoring import cells
 from advisor.verdict import Verdict, decide
+from core.engines.base import Engine
 from core.engines.open import open_engine
-from core.errors import EngineError
+from core.errors import ConfigError
 from core.files import write_json, write_text
 from core.jobs import job
 from core.models import remote, starter
 from core.progress import say
-from core.settings import UseCase
+from core.settings import Judge, UseCase
 from core.workspace import UseCaseFolder, Workspace
 
 
@@ -52,6 +61,10 @@ class Advice:
     covered: Mapping[str, bool] | None
     """item -> whether some document holds its gold answer; None without documents."""
     elapsed_s: float
+    judging: Judging | None
+    contamination: Contamination | None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """More keys of report.json: how the run went in steps, its budget, the learning curve, what was broken (advisor/extras.py)."""
 
 
 def advise(
@@ -62,20 +75,38 @@ def advise(
     wanted: Sequence[str] = (),
     engine: str = "auto",
     prices: Prices | None = None,
+    full: bool = False,
+    budget_usd: float | None = None,
+    budget_calls: int | None = None,
+    lora_curve: bool = False,
 ) -> Advice:
     """Measure every arm that the use case's data supports, and put the verdict in force.
 
     Args:
         wanted: arms or families to run; empty is the default set.
         engine: which engine runs a local base model.
+        full: ask every arm every item, instead of stopping once the verdict stands.
+        budget_usd: most that this call may spend; what was answered before is free.
+        budget_calls: most calls of the base model that it may make.
+        lora_curve: draw the learning curve of LoRA pilots too (minutes each); that of heads always is.
 
     Raises:
-        UserError: the data or settings cannot be used; nothing was spent.
+        UserError: the data or settings cannot be used, or the budget pays for nothing; nothing was spent.
         EngineUnavailable: the base model cannot be reached; what was answered is kept.
     """
+    prices = prices or Prices()
+    # An endpoint that is named as engine is paid by the token where a price is given, else as a machine of one's own.
+    priced = bool(prices.input_usd_per_1m or prices.output_usd_per_1m)
+    is_remote = remote(settings.base_model) is not None or (engine.startswith("http") and priced)
+    budget = Budget(prices, is_remote, budget_usd, budget_calls)
+    if budget.limited and settings.judge is not None:
+        raise ConfigError("--budget cannot be kept with a judge, whose calls are not counted; leave one of them out")
+    if budget.limited and lora_curve:
+        raise ConfigError("--budget and --learning-curve exclude each other: pilots for a curve are beside the budget")
     with folder.lock("advise"):
         materials = gather(settings)
         plan = plan_arms(materials.means(settings), wanted)
+        _refuse_contradiction(settings, plan, wanted)
         run = folder.new_run("advise")
         config = {"settings": settings.model_dump(mode="json"), "arms": list(plan.arms), "engine": engine}
         with job(run, config), ExitStack() as held:
@@ -84,21 +115,64 @@ def advise(
             if bench.retriever is not None:
                 found = corpus_findings(materials.rows, bench.retriever.texts())
                 materials = replace(materials, findings=(*materials.findings, *found))
-            arms = tuple(_run_all(bench, materials, plan))
-            prices = prices or Prices()
-            is_remote = remote(settings.base_model) is not None
-            costs = {
-                arm.name: cost
-                for arm in arms
-                if (cost := arm_costs(arm.results, arm.elapsed_s, arm.build_s, prices, is_remote)) is not None
-            }
-            rows = [row for arm in arms for row in outcome_rows(bench, materials, arm)]
+            lengths = length_findings(
+                bench.rows, bench.max_tokens, bench.engine.context_window, bench.engine.count_tokens
+            )
+            materials = replace(materials, findings=(*materials.findings, *lengths))
+            judging = None
+            if settings.judge is not None:
+                judging, scorer = _judging(settings.judge, bench, materials, held)
+                materials = replace(materials, scorer=scorer)
+            scored: dict[str, dict[str, dict[str, Any]]] = {}
+            with running(bench, plan.arms, budget) as asking:
+
+                def table() -> OutcomeTable:
+                    return OutcomeTable.from_rows(_table_rows(_score(scored, bench, materials, asking.runs())))
+
+                def now() -> DecisionSettings:
+                    return _decision(settings, _costs(asking, prices, is_remote))
+
+                steps = run_steps(asking, table, now, full)
+                arms = asking.runs()
+                costs = _costs(asking, prices, is_remote)
+            rows = _score(scored, bench, materials, arms)
             write_text(run / "outcomes.jsonl", "".join(_line(row) for row in rows))
-            table = OutcomeTable.from_rows(_table_rows(rows))
-            verdict = decide(table, _decision(settings, costs))
+            table_rows = _table_rows(rows)
+            decision = replace(_decision(settings, costs), alpha=steps.alpha, stepwise=not full)
+            verdict = decide(OutcomeTable.from_rows(table_rows), decision)
+            # A budget is for the arms; a curve would spend beyond it.
+            curves = [] if budget.limited else _curves(bench, materials, arms, rows, lora_curve)
+            more = extras(rows, steps, budget, curves, full)
+            verdict = replace(
+                verdict,
+                reasons=[*verdict.reasons, sentence(steps, full)],
+                needs=[*verdict.needs, *(need for c in curves if (need := c.need(settings.delta)) is not None)],
+                warnings=[*verdict.warnings, *(notice for c in curves if (notice := c.notice()) is not None)],
+            )
+            tainted = contamination(materials.findings, table_rows, verdict, decision)
+            notices = [] if judging is None else judging.notices(materials.scorer)
+            notices += (
+                ([] if tainted is None else [tainted.notice()]) + data_notices(materials.findings) + error_notices(rows)
+            )
+            verdict = replace(verdict, warnings=[*verdict.warnings, *notices])
             took = time.monotonic() - started
             covered = _covered(materials.findings, bench)
-            advice = Advice(run, verdict, materials, plan, arms, costs, tuple(rows), bench, prices, covered, took)
+            advice = Advice(
+                run,
+                verdict,
+                materials,
+                plan,
+                arms,
+                costs,
+                tuple(rows),
+                bench,
+                prices,
+                covered,
+                took,
+                judging,
+                tainted,
+                more,
+            )
             write_report(advice)
             in_force = {**verdict.to_json(), "run": run.name}
             write_json(folder.verdict_path, in_force)
@@ -115,13 +189,7 @@ def _open(
     held: ExitStack,
 ) -> Bench:
     retriever, index_identity = None, ""
-    if (
-        any(
-            family(arm) in ("oracle", "oracle_few_shot", "retrieved", "tune_retrieved", "wrong_passage")
-            for arm in plan.arms
-        )
-        and settings.docs
-    ):
+    if any(family(arm) in WITH_PASSAGES for arm in plan.arms) and settings.docs:
         from rag.ingest import ingest
         from rag.retrieve import open_retriever
 
@@ -150,16 +218,61 @@ def _open(
     )
 
 
-def _run_all(bench: Bench, materials: Materials, plan: Plan) -> list[ArmRun]:
-    runs = []
-    for arm in plan.arms:
-        run = run_arm(bench, arm)
-        runs.append(run)
-        scored = [row for row in outcome_rows(bench, materials, run) if row["outcome"] != "error"]
-        right = sum(row["outcome"] == "correct" for row in scored)
-        cached = f" ({run.cached} answers from the cache)" if run.cached else ""
-        say(f"{arm}: {right} of {len(scored)} right{cached}")
-    return runs
+def _judging(settings: Judge, bench: Bench, materials: Materials, held: ExitStack) -> tuple[Judging, Scorer]:
+    """The judge, measured, and the scorer that decides; a judge that is the base model shares its engine."""
+
+    def open_(stack: ExitStack) -> Engine:
+        known = starter(settings.model)
+        if (known.name if known is not None else settings.model) == bench.model_identity:
+            return bench.engine
+        say(f"loading the judge {settings.model}")
+        engine = open_engine(settings.model, bench.workspace)
+        stack.callback(engine.close)
+        return engine
+
+    return open_judging(settings, materials.labelled, materials.scorer, open_, held, bench.cache, bench.settings.seed)
+
+
+def _refuse_contradiction(settings: UseCase, plan: Plan, wanted: Sequence[str]) -> None:
+    """Raises ConfigError where --arms leaves out what a hard constraint leaves."""
+    musts = DecisionSettings(constraints=settings.constraints).must_retrieve
+    if musts and wanted and not any(family(arm) in ("retrieved", "tune_retrieved", "oracle") for arm in plan.arms):
+        raise ConfigError(
+            f"{', '.join(musts)} leaves only retrieval, and --arms {','.join(wanted)} measures none;"
+            " add retrieved (it needs --docs), or drop the constraint"
+        )
+
+
+def _costs(asking: Running, prices: Prices, is_remote: bool) -> dict[str, ArmCosts]:
+    found = {arm.name: arm_costs(arm.results, arm.elapsed_s, arm.build_s, prices, is_remote) for arm in asking.runs()}
+    return {name: cost for name, cost in found.items() if cost is not None}
+
+
+def _curves(
+    bench: Bench, materials: Materials, arms: Sequence[ArmRun], rows: Sequence[Mapping[str, Any]], lora: bool
+) -> list[Curve]:
+    closed = {row["item"]: score_of(row) for row in rows if family(row["arm"]) == "closed"}
+    curves = []
+    for arm in arms:
+        heads = tuning_method(arm.name) == "head"
+        if family(arm.name) == "tune" and (heads or lora):
+            curve = learning_curve(bench, materials, arm, closed, stop_early=not heads)
+            curves += [] if curve is None else [curve]
+    return curves
+
+
+def _score(
+    scored: dict[str, dict[str, dict[str, Any]]], bench: Bench, materials: Materials, runs: Sequence[ArmRun]
+) -> list[dict[str, Any]]:
+    """Rows of outcomes.jsonl; answers that `scored` (arm -> item -> row) does not hold are scored and added to it."""
+    for run in runs:
+        known = scored.setdefault(run.name, {})
+        pairs = [(row, result) for row, result in zip(run.rows, run.results, strict=True) if row.id not in known]
+        if pairs:
+            rows, results = zip(*pairs, strict=True)
+            found = cells(rows, results, materials.scorer, materials.form, bench.settings.refusals)
+            known |= {cell["item"]: {"item": cell["item"], "arm": run.name, **cell} for cell in found}
+    return [scored[run.name][row.id] for run in runs for row in run.rows]
 
 
 def _covered(findings: Sequence[Finding], bench: Bench) -> dict[str, bool] | None:
@@ -168,31 +281,6 @@ def _covered(findings: Sequence[Finding], bench: Bench) -> dict[str, bool] | Non
         return None
     missing = {item for finding in findings if finding.code == "not_in_corpus" for item in finding.items}
     return {row.id: row.id not in missing for row in bench.rows}
-
-
-def outcome_rows(bench: Bench, materials: Materials, run: ArmRun) -> list[dict[str, Any]]:
-    """Rows of outcomes.jsonl for one arm: the CONTRACT's fields, and the answer itself."""
-    rows = []
-    for row, result in zip(bench.rows, run.results, strict=True):
-        cell: dict[str, Any] = {"item": row.id, "arm": run.name}
-        if isinstance(result, EngineError):
-            cell |= {"outcome": "error", "answer": "", "error": str(result)}
-        else:
-            scored = outcome(result.text, row, materials.scorer, materials.form, result.finish_reason)
-            cell |= {
-                "outcome": scored.outcome,
-                "content": scored.content,
-                "form": scored.form,
-                "score": scored.score,
-                "answer": result.text,
-                "input_tokens": result.usage.prompt_tokens,
-                "output_tokens": result.usage.completion_tokens,
-                "latency_s": result.latency_s,
-            }
-        if row.cluster is not None:
-            cell["cluster"] = row.cluster
-        rows.append(cell)
-    return rows
 
 
 def _table_rows(rows: Sequence[Mapping[str, Any]]) -> list[OutcomeRow]:

@@ -30,6 +30,8 @@ class Answers:
     """How many came from the cache."""
     elapsed_s: float
     """Wall time all of them took when they were asked; cached ones count with what they cost then."""
+    new_s: float = 0.0
+    """Wall time of asking those that were not in the cache, failed ones too."""
 
 
 class AnswerCache:
@@ -38,6 +40,10 @@ class AnswerCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, dict[str, Any]] = {row["key"]: row for row in read_own_jsonl(path)}
+
+    def knows(self, identity: str, request: Request) -> bool:
+        """Whether the answer is there already."""
+        return _key(identity, request) in self._known
 
     def ask(self, what: str, engine: Engine, identity: str, requests: Sequence[Request]) -> Answers:
         """Answers to `requests`, from the cache where they are known.
@@ -53,8 +59,9 @@ class AnswerCache:
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in self._known}
         todo = sorted(first.values())
         failed: dict[str, EngineError] = {}
+        started = time.monotonic()
         if todo:
-            last = time.monotonic()
+            last = started
             with progress(what, len(todo)) as advance:
 
                 def done(i: int, result: Result) -> None:
@@ -71,6 +78,7 @@ class AnswerCache:
             tuple(failed[key] if key in failed else _completion(self._known[key]) for key in keys),
             cached=len(requests) - len(todo),
             elapsed_s=sum(self._known[key]["elapsed_s"] for key in keys if key not in failed),
+            new_s=time.monotonic() - started if todo else 0.0,
         )
 
     def _keep(self, key: str, completion: Completion, elapsed_s: float) -> None:

@@ -6,17 +6,17 @@ of one arm. The words come from core.prompts, so what is measured is what is ser
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from advisor.answers import AnswerCache
-from advisor.arm_names import family
-from advisor.few_shot import demonstrations
+from advisor.arm_names import family, shots_of
+from advisor.few_shot import MOST_EXAMPLES, demonstrations, similar_demonstrations, store_examples
 from advisor.passages import OraclePassages, Retrieves, numbered, oracle_passages, wrong_passages
 from advisor.pilots import Pilot, head_pilot, lora_pilot
 from core.engines.base import Engine, Result
-from core.engines.prompted import PromptedEngine
-from core.memory import give_back
+from core.engines.prompted import Choose, PromptedEngine
 from core.prompts import Demonstration, grounded
 from core.rows import Row
 from core.settings import UseCase
@@ -60,9 +60,11 @@ class Bench:
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One arm's answers, in the order of the bench's rows."""
+    """One arm's answers, in the order of `rows`."""
 
     name: str
+    rows: tuple[Row, ...]
+    """The bench's rows that the arm was asked; a run that stops early asks some arms about a part of them."""
     results: tuple[Result, ...]
     requests: tuple[Request, ...]
     elapsed_s: float
@@ -72,69 +74,73 @@ class ArmRun:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
+    """One arm, ready to be asked: a request for each row of the bench."""
+
     engine: Engine
     identity: str
     requests: tuple[Request, ...]
     build_s: float = 0.0
 
 
-def run_arm(bench: Bench, arm: str) -> ArmRun:
-    """Ask every row of the bench in the way of `arm`.
-
-    Raises:
-        EngineUnavailable: the engine is gone; what was answered is kept for the next run.
-    """
-    asked = _BUILDERS[family(arm)](bench, arm)
-    try:
-        answers = bench.cache.ask(arm, asked.engine, asked.identity, asked.requests)
-    finally:
-        if asked.engine is not bench.engine:
-            asked.engine.close()
-        give_back()
-    return ArmRun(arm, answers.results, asked.requests, answers.elapsed_s, answers.cached, asked.build_s)
+def prepare(bench: Bench, arm: str) -> Asked:
+    """Every row's request in the way of `arm`; what the arm needs (a pilot, passages, demonstrations) is made now."""
+    return _BUILDERS[family(arm)](bench, arm)
 
 
-def _closed(bench: Bench, _arm: str) -> _Asked:
+def _closed(bench: Bench, _arm: str) -> Asked:
     return _plain(bench, formatted=False)
 
 
-def _prompt(bench: Bench, _arm: str) -> _Asked:
+def _prompt(bench: Bench, _arm: str) -> Asked:
     return _plain(bench)
 
 
-def _few_shot(bench: Bench, arm: str) -> _Asked:
-    return _plain(bench, shots=_shots(bench, int(arm.partition(":")[2])))
+def _few_shot(bench: Bench, arm: str) -> Asked:
+    named = shots_of(arm)
+    assert named is not None
+    if not named.similar:
+        return _plain(bench, shots=_shots(bench, named.k))
+    started = time.monotonic()
+    home = bench.folder.demonstrations
+    _, store = store_examples(
+        home, bench.train, bench.settings.seed, bench.settings.embedding_model, bench.workspace.models
+    )
+    build_s = time.monotonic() - started
+    asked = [row.input for row in bench.rows]
+    chosen = dict(zip(asked, similar_demonstrations(store, asked, named.k), strict=True))
+    bench.notes[arm] = f"chosen for each question from {min(len(bench.train), MOST_EXAMPLES)} training rows by likeness"
+    return replace(_plain(bench, choose=chosen.__getitem__), build_s=build_s)
 
 
-def _oracle(bench: Bench, arm: str) -> _Asked:
+def _oracle(bench: Bench, arm: str) -> Asked:
     passages = bench.oracle()
     _note_oracle(bench, arm, passages)
     return _grounded(bench, passages.per_row)
 
 
-def _oracle_few_shot(bench: Bench, arm: str) -> _Asked:
+def _oracle_few_shot(bench: Bench, arm: str) -> Asked:
     passages = bench.oracle()
     _note_oracle(bench, arm, passages)
     return _grounded(bench, passages.per_row, shots=_shots(bench, 3))
 
 
-def _retrieved(bench: Bench, _arm: str) -> _Asked:
+def _retrieved(bench: Bench, _arm: str) -> Asked:
     return _grounded(bench, _search(bench, bench.rows))
 
 
-def _wrong_passage(bench: Bench, _arm: str) -> _Asked:
+def _wrong_passage(bench: Bench, _arm: str) -> Asked:
     assert bench.retriever is not None
     return _grounded(bench, wrong_passages(bench.rows, bench.retriever, bench.settings.top_k))
 
 
-def _tune(bench: Bench, arm: str) -> _Asked:
+def _tune(bench: Bench, arm: str) -> Asked:
     if arm == "tune:head":
         from tuning.head_engine import load_head
 
         pilot = head_pilot(bench.folder, bench.settings, bench.workspace, bench.train)
         requests = tuple(Request(row.messages, bench.sampling) for row in bench.rows)
-        asked = _Asked(load_head(pilot.folder, bench.workspace.models), pilot.identity, requests, pilot.train_s)
+        asked = Asked(load_head(pilot.folder, bench.workspace.models), pilot.identity, requests, pilot.train_s)
     else:
         pilot = lora_pilot(bench.folder, bench.settings, bench.workspace, bench.train, "plain")
         plain = _plain(bench, formatted=False, pilot=pilot)
@@ -144,7 +150,7 @@ def _tune(bench: Bench, arm: str) -> _Asked:
     return asked
 
 
-def _tune_retrieved(bench: Bench, arm: str) -> _Asked:
+def _tune_retrieved(bench: Bench, arm: str) -> Asked:
     """The adapter is trained WITH passages, the way it is asked (RAFT); gold is in where the retriever finds it."""
     passages = _search(bench, bench.train)
     rows = [replace(row, messages=grounded(row.messages, p)) for row, p in zip(bench.train, passages, strict=True)]
@@ -156,7 +162,21 @@ def _tune_retrieved(bench: Bench, arm: str) -> _Asked:
     return replace(asked, build_s=pilot.train_s)
 
 
-_BUILDERS: dict[str, Callable[[Bench, str], _Asked]] = {
+def _tune_oracle(bench: Bench, arm: str) -> Asked:
+    """As `tune_retrieved`, trained and asked with gold passages: what tuning for passages could reach at best."""
+    passages = oracle_passages(bench.train, bench.retriever, bench.settings.top_k, bench.settings.seed).per_row
+    rows = [replace(row, messages=grounded(row.messages, p)) for row, p in zip(bench.train, passages, strict=True)]
+    kind = f"oracle/{bench.index_identity}/{bench.settings.top_k}"
+    pilot = lora_pilot(bench.folder, bench.settings, bench.workspace, rows, kind)
+    bench.pilots[arm] = pilot
+    _note_oracle(bench, arm, bench.oracle())
+    trained = f"pilot on {pilot.rows} training rows with gold passages, {pilot.train_s:.0f} s"
+    bench.notes[arm] = "; ".join(filter(None, (trained, bench.notes.get(arm, ""))))
+    asked = _grounded(bench, bench.oracle().per_row, formatted=False, pilot=pilot)
+    return replace(asked, build_s=pilot.train_s)
+
+
+_BUILDERS: dict[str, Callable[[Bench, str], Asked]] = {
     "closed": _closed,
     "prompt": _prompt,
     "few_shot": _few_shot,
@@ -166,13 +186,19 @@ _BUILDERS: dict[str, Callable[[Bench, str], _Asked]] = {
     "wrong_passage": _wrong_passage,
     "tune": _tune,
     "tune_retrieved": _tune_retrieved,
+    "tune_oracle": _tune_oracle,
 }
 
 
 def _plain(
-    bench: Bench, *, shots: tuple[Demonstration, ...] = (), formatted: bool = True, pilot: Pilot | None = None
-) -> _Asked:
-    return _asked(bench, [row.messages for row in bench.rows], shots, formatted, pilot)
+    bench: Bench,
+    *,
+    shots: tuple[Demonstration, ...] = (),
+    formatted: bool = True,
+    pilot: Pilot | None = None,
+    choose: Choose | None = None,
+) -> Asked:
+    return _asked(bench, [row.messages for row in bench.rows], shots, formatted, pilot, choose)
 
 
 def _grounded(
@@ -182,7 +208,7 @@ def _grounded(
     shots: tuple[Demonstration, ...] = (),
     formatted: bool = True,
     pilot: Pilot | None = None,
-) -> _Asked:
+) -> Asked:
     chats = [grounded(row.messages, sources) for row, sources in zip(bench.rows, passages, strict=True)]
     return _asked(bench, chats, shots, formatted, pilot)
 
@@ -193,17 +219,19 @@ def _asked(
     shots: tuple[Demonstration, ...],
     formatted: bool,
     pilot: Pilot | None,
-) -> _Asked:
+    choose: Choose | None = None,
+) -> Asked:
     words = PromptedEngine(
         bench.engine,
         bench.settings.instruction,
         bench.answer_format if formatted else "",
         shots,
         adapter=None if pilot is None else str(pilot.folder),
+        choose=choose,
     )
     identity = bench.model_identity + ("" if pilot is None else f"+{pilot.identity}")
     requests = tuple(words.prompted(Request(chat, bench.sampling)) for chat in chats)
-    return _Asked(bench.engine, identity, requests)
+    return Asked(bench.engine, identity, requests)
 
 
 def _shots(bench: Bench, k: int) -> tuple[Demonstration, ...]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from advisor.arm_names import family
+from advisor.arm_names import WITH_PASSAGES, family, shots_of
+from advisor.budget import Budget
 from advisor.cost import Prices
+from advisor.few_shot import MOST_EXAMPLES
+from advisor.labelled import lacking
 from advisor.materials import Materials, gather
 from advisor.pilots import HEAD_ROWS, PILOT_ROWS
 from advisor.plan import plan_arms
 from core.models import remote
-from core.settings import UseCase
+from core.settings import Judge, UseCase
 
 CHARS_PER_TOKEN = 4.0
 """English text under a byte-pair vocabulary of 32-150 thousand; a dry run loads no tokenizer."""
@@ -24,14 +27,31 @@ DECODE_TOKENS_PER_S = 200.0
 TRAIN_TOKENS_PER_S = 350.0
 """LoRA on the same."""
 TRAIN_EPOCHS = 3
+EMBEDDED_PER_S = 150.0
+"""Short texts that the starter encoder embeds on the same."""
+JUDGE_TOKENS = 190
+"""Of a judge's prompt, beside question, gold and answer."""
 
 
-def dry_run(settings: UseCase, wanted: Sequence[str], prices: Prices) -> dict[str, Any]:
-    """What `advise` would do, arm by arm. Estimates: see the constants above."""
+def dry_run(
+    settings: UseCase,
+    wanted: Sequence[str],
+    prices: Prices,
+    budget_usd: float | None = None,
+    budget_calls: int | None = None,
+) -> dict[str, Any]:
+    """What `advise` would do at most, arm by arm; it stops earlier where the verdict stands. Estimates: see the constants.
+
+    Raises:
+        ConfigError: a budget that cannot be.
+    """
+    limits = Budget(prices, remote(settings.base_model) is not None, budget_usd, budget_calls)
     materials = gather(settings)
     plan = plan_arms(materials.means(settings), wanted)
     is_remote = remote(settings.base_model) is not None
     arms = [_arm(arm, settings, materials, prices, is_remote) for arm in plan.arms]
+    if settings.judge is not None and not lacking(materials.labelled):
+        arms.append(_judge(settings.judge, materials, len(plan.arms), prices))
     total = {key: sum(arm[key] for arm in arms) for key in ("calls", "input_tokens", "output_tokens", "time_s", "usd")}
     return {
         "use_case": settings.name,
@@ -39,6 +59,50 @@ def dry_run(settings: UseCase, wanted: Sequence[str], prices: Prices) -> dict[st
         "arms": arms,
         "absent": [absent._asdict() for absent in plan.absent],
         "total": total,
+        "budget": _budget(limits, total),
+    }
+
+
+def _judge(judge: Judge, materials: Materials, arms: int, prices: Prices) -> dict[str, Any]:
+    """The judge's calls as one more line: every vote on the labelled answers, two an answer of each arm after that."""
+    rows = [row for row in materials.rows if row.answers]
+    calls = len(materials.labelled) * judge.votes + 2 * arms * len(rows)
+    a_case = sum(len(row.input) + 2 * len(row.output) for row in rows) / max(1, len(rows)) + len(judge.criteria)
+    tokens_in, tokens_out = int(calls * (a_case / CHARS_PER_TOKEN + JUDGE_TOKENS)), calls * 4
+    far = remote(judge.model) is not None
+    time_s = 0.0 if far else tokens_in / PREFILL_TOKENS_PER_S + tokens_out / DECODE_TOKENS_PER_S
+    usd = (
+        (tokens_in * prices.input_usd_per_1m + tokens_out * prices.output_usd_per_1m) / 1e6
+        if far
+        else time_s / 3600 * prices.machine_usd_per_hour
+    )
+    return {
+        "arm": "judge",
+        "calls": calls,
+        "input_tokens": tokens_in,
+        "output_tokens": tokens_out,
+        "time_s": round(time_s, 1),
+        "usd": round(usd, 5),
+    }
+
+
+def _budget(limits: Budget, total: dict[str, Any]) -> dict[str, Any] | None:
+    """Whether the whole grid fits the budget, by the estimate; None without one."""
+    if not limits.limited:
+        return None
+    enough = limits.holds(total["usd"], total["calls"])
+    given = [f"{limits.usd:g} USD"] if limits.usd is not None else []
+    given += [f"{limits.calls} calls"] if limits.calls is not None else []
+    says = (
+        "holds every arm on every item"
+        if enough
+        else "may end the run before every arm has answered every item; the verdict is then what that part shows"
+    )
+    return {
+        "usd": limits.usd,
+        "calls": limits.calls,
+        "enough": enough,
+        "text": f"A budget of {' and '.join(given)} {says}.",
     }
 
 
@@ -63,6 +127,9 @@ def print_estimate(estimate: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(table)
+    console.print("These are the most; a run stops as soon as its verdict stands (--full asks everything).")
+    if estimate["budget"] is not None:
+        console.print(estimate["budget"]["text"])
     for absent in estimate["absent"]:
         console.print(f"not run: {absent['arm']} ({absent['why']})", style="dim")
 
@@ -73,11 +140,11 @@ def _arm(arm: str, settings: UseCase, materials: Materials, prices: Prices, is_r
     question = sum(len(m.content) for row in rows for m in row.messages) / CHARS_PER_TOKEN
     words = (len(settings.instruction) + len(materials.form.answer_format() or "")) / CHARS_PER_TOKEN + 30
     a_row = sum(len(r.input) + len(r.output) for r in train) / max(1, len(train)) / CHARS_PER_TOKEN + 20
-    extra = words
-    if kind in ("oracle", "oracle_few_shot", "retrieved", "tune_retrieved", "wrong_passage"):
+    extra, named = words, shots_of(arm)
+    if kind in WITH_PASSAGES:
         extra += settings.top_k * PASSAGE_TOKENS
     if kind in ("few_shot", "oracle_few_shot"):
-        extra += a_row * int(arm.partition(":")[2] or 3)
+        extra += a_row * (3 if named is None else named.k)
     golds = [len(row.answers[0]) / CHARS_PER_TOKEN for row in rows if row.answers]
     longest = settings.max_tokens or max(32, min(512, int(2 * max(golds, default=0) + 16)))
     calls = len(rows)
@@ -87,10 +154,12 @@ def _arm(arm: str, settings: UseCase, materials: Materials, prices: Prices, is_r
     if not is_remote:
         time_s = (tokens_in / PREFILL_TOKENS_PER_S + tokens_out / DECODE_TOKENS_PER_S) if arm != "tune:head" else 1.0
         if arm == "tune:head":
-            time_s += min(len(train), HEAD_ROWS) / 150
+            time_s += min(len(train), HEAD_ROWS) / EMBEDDED_PER_S
         elif kind.startswith("tune"):
-            context = settings.top_k * PASSAGE_TOKENS if kind == "tune_retrieved" else 0
+            context = settings.top_k * PASSAGE_TOKENS if kind in ("tune_retrieved", "tune_oracle") else 0
             time_s += min(len(train), PILOT_ROWS) * (a_row + context) * TRAIN_EPOCHS / TRAIN_TOKENS_PER_S
+        if named is not None and named.similar:
+            time_s += min(len(train), MOST_EXAMPLES) / EMBEDDED_PER_S
         usd = time_s / 3600 * prices.machine_usd_per_hour
     else:
         usd = (tokens_in * prices.input_usd_per_1m + tokens_out * prices.output_usd_per_1m) / 1e6

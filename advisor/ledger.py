@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from advisor.arm_names import family
@@ -12,6 +12,7 @@ Cells = Mapping[str, Mapping[str, Any]]
 """arm -> outcome row of one item: outcome, content, form, answer."""
 
 CAUSES = {
+    "suspect_gold": "the data checks doubt its gold answer: look at it before anything else",
     "not_in_corpus": "the gold answer stands in no document: add documents",
     "retrieval_miss": "the gold passage fixes it, our retriever does not find it",
     "retrieval_fixes": "a retrieved passage fixes it",
@@ -22,27 +23,38 @@ CAUSES = {
     "tuning_fixes": "tuning fixes it",
     "both_needed": "only passage and tuning together fix it",
     "unfixable": "no arm gets it right",
+    "call_failed": "the base model's call failed, or the judge gave no verdict: nothing is known of it",
 }
 
 
 def ledger(
-    rows: Sequence[Row], by_item: Mapping[str, Cells], covered: Mapping[str, bool] | None
+    rows: Sequence[Row],
+    by_item: Mapping[str, Cells],
+    covered: Mapping[str, bool] | None,
+    suspect: Set[str] = frozenset(),
 ) -> list[dict[str, Any]]:
     """A row for every item that the base model does not get right.
 
     Args:
         by_item: item id -> arm -> outcome row.
         covered: item id -> whether some document holds its gold answer; None without documents.
+        suspect: items whose gold answers conflict with those of another row.
     """
     failed = []
     for row in rows:
-        cells = by_item[row.id]
-        if cells["closed"]["outcome"] == "correct":
+        cells = by_item.get(row.id, {})
+        if "closed" not in cells:
+            # A run that stopped early did not ask it.
+            continue
+        # A graded answer that no threshold calls wrong is no failure.
+        if cells["closed"]["outcome"] in ("correct", None):
             continue
         failed.append(
             {
                 "item": row.id,
-                "cause": _cause(cells, None if covered is None else covered.get(row.id)),
+                "cause": "suspect_gold"
+                if row.id in suspect
+                else _cause(cells, None if covered is None else covered.get(row.id)),
                 "input": row.input,
                 "gold": list(row.answers),
                 "answers": {arm: {"outcome": c["outcome"], "text": c["answer"]} for arm, c in cells.items()},
@@ -55,6 +67,8 @@ def _cause(cells: Cells, covered: bool | None) -> str:
     def right(kind: str) -> bool:
         return any(family(arm) == kind and cell["outcome"] == "correct" for arm, cell in cells.items())
 
+    if cells["closed"]["outcome"] == "error":
+        return "call_failed"
     if cells["closed"].get("content") == 1 and cells["closed"].get("form") == 0:
         return "form_only"
     for kind, cause in (("prompt", "prompt_fixes"), ("few_shot", "few_shot_fixes"), ("retrieved", "retrieval_fixes")):

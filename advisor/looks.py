@@ -19,7 +19,7 @@ from advisor.evidence import rate
 from advisor.findings import NEAR_TARGET
 from advisor.outcomes import OutcomeTable
 from advisor.rule import DecisionSettings, Route
-from advisor.sequence import HOPELESS, review
+from advisor.sequence import HOPELESS, Review, review
 from advisor.spending import look_sizes, nominal_levels
 
 FIRST = (arms.CLOSED, arms.PROMPT, arms.FEW_SHOT, arms.ORACLE, arms.TUNE)
@@ -99,7 +99,7 @@ def schedule(
             ahead = tuple(arm for arm in running if arms.family(arm) in (arms.CLOSED, best))
             table = yield from _ask(progress, ahead, size)
             found = review(Case(table, replace(now(), alpha=level)), progress.items, _families(waiting))
-            rest = tuple(arm for arm in running if arm not in ahead and arms.family(arm) in found.live)
+            rest = tuple(arm for arm in running if arm not in ahead and _alive(arm, found))
         else:
             rest = tuple(running)
         if rest and (found is None or found.stop is None):
@@ -117,18 +117,19 @@ def schedule(
         _record(progress, size, level, found.route)
         progress.alpha = level
         for arm in [*running, *waiting]:
-            kind = arms.family(arm)
-            if kind not in found.live and not (last and arm in running) and found.stop is None:
+            if not _alive(arm, found) and not (last and arm in running) and found.stop is None:
                 progress.dropped[arm] = {
                     "items": progress.asked.get(arm, 0),
-                    "why": found.why.get(kind, "it cannot change the verdict any more"),
+                    "why": "another variant is ahead of it"
+                    if arm in found.behind
+                    else found.why.get(arms.family(arm), "it cannot change the verdict any more"),
                 }
         if found.stop is not None or last:
             progress.stopped_by = "all_items" if last or found.stop is None else found.stop
             _short(progress, found.why, size)
             return
-        running = [arm for arm in running if arms.family(arm) in found.live]
-        waiting = [arm for arm in waiting if arms.family(arm) in found.live]
+        running = [arm for arm in running if _alive(arm, found)]
+        waiting = [arm for arm in waiting if _alive(arm, found)]
 
 
 def _ask(progress: Progress, names: tuple[str, ...], size: int) -> Generator[Step, OutcomeTable, OutcomeTable]:
@@ -136,6 +137,13 @@ def _ask(progress: Progress, names: tuple[str, ...], size: int) -> Generator[Ste
     for arm in names:
         progress.asked[arm] = max(size, progress.asked.get(arm, 0))
     return table
+
+
+def _alive(arm: str, found: Review) -> bool:
+    """An arm that is no remedy was asked for to see how it fares, not for the verdict: it goes on while the run does."""
+    if arm in found.behind:
+        return False
+    return arms.family(arm) in found.live or arms.family(arm) not in (arms.CLOSED, *arms.REMEDIES)
 
 
 def _short(progress: Progress, why: Mapping[str, str], size: int) -> None:

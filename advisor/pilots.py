@@ -23,6 +23,10 @@ HEAD_ROWS = 5_000
 """Most rows of a head pilot: features cost milliseconds a row, so a head sees what there is."""
 
 
+HEAD_ROWS_PER_S = 100.0
+"""Rows a second that a head is trained on, on the slowest machine we know (2 cores, no bf16)."""
+
+
 @dataclass(frozen=True)
 class Pilot:
     method: str
@@ -33,16 +37,28 @@ class Pilot:
     train_s: float
 
 
-def lora_pilot(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, rows: Sequence[Row], kind: str) -> Pilot:
-    """A LoRA adapter from at most `PILOT_ROWS` of `rows`; trained now, or found from an earlier run.
+def lora_pilot(
+    folder: UseCaseFolder,
+    settings: UseCase,
+    workspace: Workspace,
+    rows: Sequence[Row],
+    kind: str,
+    *,
+    most: int = PILOT_ROWS,
+    seed: int | None = None,
+) -> Pilot:
+    """A LoRA adapter from at most `most` of `rows`; trained now, or found from an earlier run.
 
     Args:
         kind: what the rows are ("plain", "retrieved"), part of the pilot's identity.
+        seed: draws the rows and starts the training; None: the use case's.
     """
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
     from tuning.recipe import LoraRecipe
     from tuning.train import train_lora
 
-    chosen = _sample(rows, PILOT_ROWS, settings.seed)
+    chosen = _sample(rows, most, settings.seed)
     identity = _identity("lora", kind, settings, chosen)
     target = folder.path / "pilots" / f"lora-{identity[:16]}"
     if not (target / "origin.json").exists():
@@ -52,16 +68,37 @@ def lora_pilot(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, r
     return Pilot("lora", target, len(chosen), identity, _train_s(target))
 
 
-def head_pilot(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, rows: Sequence[Row]) -> Pilot:
-    """A classification head from at most `HEAD_ROWS` of `rows`; trained now, or found from an earlier run."""
+def head_pilot(
+    folder: UseCaseFolder,
+    settings: UseCase,
+    workspace: Workspace,
+    rows: Sequence[Row],
+    *,
+    most: int = HEAD_ROWS,
+    seed: int | None = None,
+) -> Pilot:
+    """A classification head from at most `most` of `rows`; trained now, or found from an earlier run.
+
+    Args:
+        seed: draws the rows; None: the use case's.
+    """
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
     from tuning.train import train_head
 
-    chosen = _sample(rows, HEAD_ROWS, settings.seed)
+    chosen = _sample(rows, most, settings.seed)
     identity = _identity("head", "plain", settings, chosen)
     target = folder.path / "pilots" / f"head-{identity[:16]}"
     if not (target / "origin.json").exists():
         train_head(target, settings, workspace, chosen, source=settings.train)
     return Pilot("head", target, len(chosen), identity, _train_s(target))
+
+
+def kept(folder: UseCaseFolder, settings: UseCase, rows: Sequence[Row], method: str) -> bool:
+    """Whether an earlier run has trained the plain pilot of that method on these rows."""
+    chosen = _sample(rows, HEAD_ROWS if method == "head" else PILOT_ROWS, settings.seed)
+    identity = _identity(method, "plain", settings, chosen)
+    return (folder.path / "pilots" / f"{method}-{identity[:16]}" / "origin.json").exists()
 
 
 def _sample(rows: Sequence[Row], most: int, seed: int) -> list[Row]:

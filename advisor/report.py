@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from statistics import quantiles
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.arms import ArmRun
 from advisor.checks import LEAKS, Finding
+from advisor.fit import hardware_fit
 from advisor.html_report import render_html
 from advisor.ledger import CAUSES, ledger
 from advisor.markdown_report import render_markdown
+from advisor.money import break_even
+from advisor.readiness import retrieval_readiness
 from core.errors import EngineError
 from core.files import append_jsonl, write_json, write_text
 from core.stats import detectable_points
@@ -41,6 +44,7 @@ def report_document(advice: Advice) -> dict[str, Any]:
     """Everything a reader or a script may want to know of the run, as plain JSON values."""
     verdict = advice.verdict.to_json()
     materials, bench = advice.materials, advice.bench
+    arms = [_arm(advice, arm, verdict) for arm in advice.arms]
     return {
         "schema_version": 1,
         "use_case": bench.settings.name,
@@ -59,17 +63,17 @@ def report_document(advice: Advice) -> dict[str, Any]:
             "detectable": detectable(len(materials.rows)),
         },
         "scorer": {"name": materials.scorer.name, "rule": materials.scorer.rule, "why": materials.scorer.why},
+        "judge": None if advice.judging is None else advice.judging.document(),
+        "contamination": None if advice.contamination is None else advice.contamination.document(),
         "form": materials.form.describe(),
         "answer_format": bench.answer_format,
-        "arms": [_arm(advice, arm, verdict) for arm in advice.arms],
+        "arms": arms,
         "absent": [absent._asdict() for absent in advice.plan.absent],
         "checks": [_check(finding) for finding in materials.findings],
+        "retrieval": retrieval_readiness(bench.rows, bench.retriever, bench.settings.top_k),
+        "hardware": _hardware(advice, arms),
         "ledger": _ledger(advice),
-        "costs": {
-            **advice.prices._asdict(),
-            "total_calls": sum(len(arm.results) for arm in advice.arms),
-            "total_s": round(sum(arm.elapsed_s + arm.build_s for arm in advice.arms), 1),
-        },
+        "costs": _costs(advice, arms),
         "provenance": {
             "hashes": materials.hashes,
             "seed": bench.settings.seed,
@@ -83,6 +87,7 @@ def report_document(advice: Advice) -> dict[str, Any]:
                 if arm.requests
             },
         },
+        **advice.extras,
     }
 
 
@@ -130,6 +135,33 @@ def _arm(advice: Advice, arm: ArmRun, verdict: Mapping[str, Any]) -> dict[str, A
     return out
 
 
+def _costs(advice: Advice, arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    spent = sum(
+        (row.get("usd_per_1k") or 0.0) * len(arm.results) / 1000 for row, arm in zip(arms, advice.arms, strict=True)
+    )
+    built = sum(row.get("build_usd") or 0.0 for row in arms)
+    return {
+        **advice.prices._asdict(),
+        "total_calls": sum(len(arm.results) for arm in advice.arms),
+        "total_s": round(sum(arm.elapsed_s + arm.build_s for arm in advice.arms), 1),
+        "total_usd": spent + built,
+        "break_even": [found._asdict() for found in break_even(arms, spent)],
+    }
+
+
+def _hardware(advice: Advice, arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the route needs, at the length of the longest arm's queries."""
+    longest = max((row.get("input_tokens") or 0.0 for row in arms), default=0.0)
+    labels = advice.materials.labels
+    return hardware_fit(
+        advice.bench.settings,
+        advice.verdict.route,
+        advice.verdict.method,
+        longest + advice.bench.max_tokens,
+        0 if labels is None else len(labels),
+    )
+
+
 def _check(finding: Finding) -> dict[str, Any]:
     severity = "warning" if finding.code in GRAVE else "info"
     return {
@@ -138,6 +170,7 @@ def _check(finding: Finding) -> dict[str, Any]:
         "text": finding.text,
         "count": finding.count,
         "examples": list(finding.examples),
+        "items": list(finding.items),
     }
 
 
@@ -145,7 +178,10 @@ def _ledger(advice: Advice) -> dict[str, Any]:
     by_item: dict[str, dict[str, Any]] = {}
     for row in advice.outcomes:
         by_item.setdefault(row["item"], {})[row["arm"]] = row
-    rows = ledger(advice.materials.rows, by_item, advice.covered)
+    suspect = {
+        item for finding in advice.materials.findings if finding.code == "conflicting_gold" for item in finding.items
+    }
+    rows = ledger(advice.materials.rows, by_item, advice.covered, suspect)
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["cause"]] = counts.get(row["cause"], 0) + 1

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.special import betainc, ndtr
 
 from advisor import arm_names as arms
-from advisor.case import Case, Key
-from advisor.evidence import Comparison, Side, compare, rate
+from advisor.case import SHARE_OF_ITEMS, Case, Key
+from advisor.evidence import Comparison, Side, compare, rate, side
 from advisor.findings import NEAR_TARGET, tested
 from advisor.quantities import both_family
 from advisor.rule import ROUTES, Route, choose
@@ -44,6 +44,8 @@ class Review:
     """Why a family is not live, by family."""
     best: str | None = None
     """The family that is likeliest to be shown to gain."""
+    behind: frozenset[str] = frozenset()
+    """Variants that can hardly become their family's best any more."""
 
 
 def review(case: Case, items: int, pending: Collection[str] = ()) -> Review:
@@ -61,7 +63,30 @@ def review(case: Case, items: int, pending: Collection[str] = ()) -> Review:
     look = _Look(case, items)
     found = _by_route(look, route, pending)
     hopes = {family: look.hope(family) for family in case.allowed if family != arms.CLOSED}
-    return replace(found, best=max(hopes, key=lambda family: hopes[family], default=None))
+    best = max(hopes, key=lambda family: hopes[family], default=None)
+    return replace(found, best=best, behind=frozenset(_behind(look)))
+
+
+def _behind(look: _Look) -> list[str]:
+    case, out = look.case, []
+    for family in case.measured:
+        counts = {arm: case.table.counts(arm).n for arm in case.scored if arms.family(arm) == family}
+        variants = [arm for arm, n in counts.items() if n >= SHARE_OF_ITEMS * max(counts.values())]
+        if len(variants) < 2 or family == arms.CLOSED:
+            continue
+        first = max(variants, key=lambda arm: rate(case.table, arm).value)
+        for arm in variants:
+            against = compare(case.table, side(case.table, arm), side(case.table, first))
+            if arm != first and against is not None and look.reaches(against, _least(case, arm)) < HOPELESS:
+                out.append(arm)
+    return out
+
+
+def _least(case: Case, arm: str) -> float:
+    """How far a variant must be ahead to stand for its family: a head may be behind by delta, an adapter must lead by it."""
+    if arms.family(arm) != arms.TUNE:
+        return 0.0
+    return -case.settings.delta if arms.tuning_method(arm) == "head" else case.settings.delta
 
 
 def _by_route(look: _Look, route: Route, pending: Collection[str]) -> Review:

@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 
-from core.errors import UnknownName
-from core.settings import Constraints, parse_constraints
-from core.workspace import open_workspace
+from core.errors import ConfigError, UnknownName
+from core.settings import Constraints
+from core.workspace import Workspace, open_workspace
 
 
 @click.command(name="advise")
 @click.argument("name", metavar="NAME|use_case.toml")
 @click.option("--eval", "eval_", type=click.Path(path_type=Path), help="Rows to measure on.")
+@click.option("--from-log", is_flag=True, help="Measure on what feedback on served answers says is right; remembered.")
 @click.option("--docs", multiple=True, type=click.Path(path_type=Path), help="File or folder of documents; repeatable.")
 @click.option("--train", type=click.Path(path_type=Path), help="Rows to learn from.")
 @click.option("--base-model", metavar="M", help="A starter, a hub id, a folder, or MODEL@URL (OpenAI-compatible).")
@@ -34,6 +35,10 @@ from core.workspace import open_workspace
 @click.option("--input-usd-per-1m", type=float, default=0.0, help="Price of a remote model's input tokens.")
 @click.option("--output-usd-per-1m", type=float, default=0.0, help="Price of a remote model's output tokens.")
 @click.option("--machine-usd-per-hour", type=float, default=0.10, show_default=True, help="Price of this machine.")
+@click.option("--full", is_flag=True, help="Ask every arm every item; the default stops once the verdict stands.")
+@click.option("--budget", "budget_usd", type=float, metavar="USD", help="Most US dollars this run may spend.")
+@click.option("--budget-calls", type=int, metavar="N", help="Most calls of the base model this run may make.")
+@click.option("--learning-curve", "lora_curve", is_flag=True, help="Draw the learning curve of a LoRA pilot too.")
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be run, and its calls, tokens, time and money; run nothing."
 )
@@ -41,12 +46,17 @@ from core.workspace import open_workspace
 def command(
     name: str,
     eval_: Path | None,
+    from_log: bool,
     arms: str | None,
     engine: str,
     constraints: tuple[str, ...],
     input_usd_per_1m: float,
     output_usd_per_1m: float,
     machine_usd_per_hour: float,
+    full: bool,
+    budget_usd: float | None,
+    budget_calls: int | None,
+    lora_curve: bool,
     dry_run: bool,
     as_json: bool,
     **flags: Any,
@@ -56,9 +66,15 @@ def command(
     NAME is created by the first command that uses it, from flags or a TOML file; later
     commands need only the name. A stopped run goes on where it was.
     """
-    declared: Constraints | None = parse_constraints(constraints) if constraints else None
-    flags |= {"eval": eval_, "constraints": declared}
+    declared: Constraints | None = None
+    if constraints:
+        from advisor.commands.decide import parse_constraints
+
+        declared = parse_constraints(constraints)
     workspace = open_workspace()
+    if from_log:
+        eval_ = _from_log(workspace, name, eval_)
+    flags |= {"eval": eval_, "constraints": declared}
     if (
         eval_ is None
         and not name.endswith(".toml")
@@ -79,20 +95,45 @@ def command(
         from advisor.dry_run import dry_run as estimate_run
         from advisor.dry_run import print_estimate
 
-        estimate = estimate_run(settings, wanted, prices)
+        estimate = estimate_run(settings, wanted, prices, budget_usd, budget_calls)
         click.echo(json.dumps(estimate, indent=2, ensure_ascii=False)) if as_json else print_estimate(estimate)
         return
 
     from advisor.advise import advise
     from advisor.verdict_text import print_verdict
 
-    advice = advise(folder, settings, workspace, wanted=wanted, engine=engine, prices=prices)
+    advice = advise(
+        folder,
+        settings,
+        workspace,
+        wanted=wanted,
+        engine=engine,
+        prices=prices,
+        full=full,
+        budget_usd=budget_usd,
+        budget_calls=budget_calls,
+        lora_curve=lora_curve,
+    )
     if as_json:
         click.echo(json.dumps({**advice.verdict.to_json(), "run": advice.run.name}, ensure_ascii=False, indent=2))
         return
     print_verdict(advice.verdict)
+    click.echo(advice.extras["sequential"]["why"])
+    if advice.extras["budget"] is not None:
+        click.echo(advice.extras["budget"]["text"])
+    for curve in advice.extras["learning_curve"] or ():
+        click.echo(curve["text"])
     for absent in advice.plan.absent:
         supply = f"; supply {absent.supply}" if absent.supply else ""
         click.echo(f"not run: {absent.arm} ({absent.why}{supply})")
     click.echo(f"report: {advice.run / 'report.html'}")
     click.echo(f"next:   tunefork build {settings.name}")
+
+
+def _from_log(workspace: Workspace, name: str, eval_: Path | None) -> Path:
+    """The eval set that the use case's feedback makes."""
+    from core.request_log import write_eval_set
+
+    if eval_ is not None:
+        raise ConfigError("--from-log makes the eval set; leave --eval out")
+    return write_eval_set(workspace.use_case(name))

@@ -86,6 +86,26 @@ def test_every_arm_that_stopped_early_says_why() -> None:
     assert [look["items"] for look in found["looks"]] == sorted(look["items"] for look in found["looks"])
 
 
+def test_an_arm_that_is_no_remedy_goes_on_while_the_run_does() -> None:
+    arms = ["closed", "oracle", "tune", "wrong_passage"]
+    _, progress, _ = replay(arms, {"WWWW": 150, "CCCC": 50})
+    assert progress.asked["wrong_passage"] == progress.asked["closed"]
+
+
+def test_a_variant_that_is_well_behind_another_is_dropped_alone() -> None:
+    arms = ["closed", "few_shot:3", "few_shot:8", "oracle"]
+    verdict, progress, _ = replay(arms, {"WWCW": 60, "WCCW": 20, "CCCC": 60, "WWWW": 160})
+    assert (verdict.route, verdict.route_arm) == ("few-shot", "few_shot:8")
+    assert progress.asked["few_shot:3"] < progress.asked["few_shot:8"]
+    assert progress.dropped["few_shot:3"]["why"] == "another variant is ahead of it"
+
+
+def test_an_adapter_level_with_a_head_is_not_asked_to_the_end() -> None:
+    verdict, progress, _ = replay(["closed", "tune:head", "tune:lora"], {"WCC": 30, "CCC": 60, "WWW": 210})
+    assert (verdict.route, verdict.method) == ("tune", "head")
+    assert progress.asked["tune:lora"] < progress.asked["tune:head"]
+
+
 def test_few_items_are_asked_at_once() -> None:
     _, progress, steps = replay(["closed", "oracle"], {"WC": 10, "CC": 10})
     assert steps[0].items == 20

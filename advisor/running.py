@@ -1,0 +1,252 @@
+"""The arms asked in steps: batches of items interleaved over the arms, within a budget, every answer kept.
+
+What a step needs is reserved before it is sent. Calls that found no endpoint are tried once more; if they fail again
+the run stops and is resumed by the same command, for an answer that never came is not a wrong one.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from advisor import arm_names
+from advisor.answers import Answers
+from advisor.arms import ArmRun, Asked, Bench, prepare
+from advisor.budget import Budget
+from advisor.looks import Progress, Step, schedule
+from advisor.outcomes import OutcomeTable
+from advisor.pilots import HEAD_ROWS, HEAD_ROWS_PER_S, PILOT_SECONDS, kept
+from advisor.rule import DecisionSettings
+from advisor.spending import LEAST_ITEMS, nominal_levels
+from core.engines.base import Result
+from core.errors import ConfigError, EngineUnavailable
+from core.memory import give_back
+from core.progress import say
+from core.types import Request
+
+OPEN_SECONDS = 30.0
+"""Most that opening a pilot's model takes beside its training."""
+PAUSE_S = 12.0
+"""Before calls that found no endpoint are tried once more: beyond the pause in which the engine asks nobody (retries.Breaker)."""
+
+
+@dataclass
+class _Arm:
+    asked: Asked
+    results: dict[int, Result] = field(default_factory=dict)
+    """By index of the bench's row."""
+    elapsed_s: float = 0.0
+    cached: int = 0
+
+
+@dataclass
+class Running:
+    """One run's arms as they stand."""
+
+    bench: Bench
+    planned: tuple[str, ...]
+    budget: Budget
+    order: tuple[int, ...]
+    """Indices of the bench's rows in the order in which they are asked."""
+    arms: dict[str, _Arm] = field(default_factory=dict)
+
+    def runs(self) -> tuple[ArmRun, ...]:
+        """Every arm that was asked, in the plan's order, its rows in the bench's order."""
+        out = []
+        for name in self.planned:
+            arm = self.arms.get(name)
+            if arm is None or not arm.results:
+                continue
+            chosen = sorted(arm.results)
+            out.append(
+                ArmRun(
+                    name,
+                    tuple(self.bench.rows[i] for i in chosen),
+                    tuple(arm.results[i] for i in chosen),
+                    tuple(arm.asked.requests[i] for i in chosen),
+                    arm.elapsed_s,
+                    arm.cached,
+                    arm.asked.build_s,
+                )
+            )
+        return tuple(out)
+
+    def ask(self, step: Step) -> int:
+        """Ask as `step` says, as far as the budget goes; returns how many items every arm of it has answered then."""
+        for name in step.arms:
+            if name not in self.arms and not self._prepare(name):
+                return 0
+        reached = 0
+        while True:
+            size = self._affordable(step)
+            if size <= reached and size < step.items:
+                return reached
+            for name in step.arms:
+                self._ask_arm(name, size)
+            give_back()
+            reached = size
+            if reached == step.items:
+                return reached
+
+    def _prepare(self, name: str) -> bool:
+        """Build the arm; False where the budget does not hold what building it may cost."""
+        if self.budget.usd is not None:
+            seconds = build_seconds(self.bench, name)
+            if seconds and not self.budget.holds(self.budget.seconds_usd(seconds), 0):
+                return False
+        asked = prepare(self.bench, name)
+        self.budget.spent_usd += self.budget.seconds_usd(asked.build_s)
+        self.arms[name] = _Arm(asked)
+        return True
+
+    def _affordable(self, step: Step) -> int:
+        """The most items, up to the step's, whose open calls the budget holds at their worst price."""
+        if not self.budget.limited:
+            return step.items
+        usd, calls = 0.0, 0
+        for size in range(step.items):
+            row = self.order[size]
+            for name in step.arms:
+                arm = self.arms[name]
+                # A head is no model that calls are paid for; what was answered before is free.
+                paid = arm.asked.engine is self.bench.engine
+                if paid and row not in arm.results and not self._known(arm, row):
+                    usd += self.budget.worst_usd(arm.asked.requests[row])
+                    calls += 1
+            if not self.budget.holds(usd, calls):
+                return size
+        return step.items
+
+    def _known(self, arm: _Arm, row: int) -> bool:
+        return self.bench.cache.knows(arm.asked.identity, arm.asked.requests[row])
+
+    def _ask_arm(self, name: str, size: int) -> None:
+        arm = self.arms[name]
+        rows = [row for row in self.order[:size] if row not in arm.results]
+        if not rows:
+            return
+        requests = [arm.asked.requests[row] for row in rows]
+        new = [row for row in rows if not self._known(arm, row)]
+        answers = self._answers(name, requests)
+        arm.results |= dict(zip(rows, answers.results, strict=True))
+        arm.elapsed_s += answers.elapsed_s
+        arm.cached += answers.cached
+        if arm.asked.engine is self.bench.engine:
+            by_row = dict(zip(rows, answers.results, strict=True))
+            spent = [arm.asked.requests[row] for row in new]
+            self.budget.spend(spent, [by_row[row] for row in new], answers.new_s)
+
+    def _answers(self, name: str, requests: Sequence[Request]) -> Answers:
+        arm = self.arms[name]
+        asked = arm.asked
+
+        def ask() -> Answers:
+            return self.bench.cache.ask(name, asked.engine, asked.identity, requests)
+
+        try:
+            answers = ask()
+            lost = [r for r in answers.results if isinstance(r, EngineUnavailable)]
+            if lost:
+                say(f"{name}: {len(lost)} calls found no endpoint; trying those once more in {PAUSE_S:g} s")
+                time.sleep(PAUSE_S)
+                answers = ask()
+                lost = [r for r in answers.results if isinstance(r, EngineUnavailable)]
+            if lost:
+                raise lost[0]
+        except EngineUnavailable as exc:
+            raise EngineUnavailable(
+                f"{exc}; what {name} and the arms before it were answered is kept: run the same command again to go on"
+            ) from exc
+        return answers
+
+
+@contextmanager
+def running(bench: Bench, planned: Sequence[str], budget: Budget) -> Iterator[Running]:
+    """The arms of a run, none of them asked; pilots' engines are closed at the end."""
+    order = sorted(range(len(bench.rows)), key=lambda i: bench.rows[i].id)
+    random.Random(bench.settings.seed).shuffle(order)
+    run = Running(bench, tuple(planned), budget, tuple(order))
+    try:
+        yield run
+    finally:
+        for arm in run.arms.values():
+            if arm.asked.engine is not bench.engine:
+                arm.asked.engine.close()
+        give_back()
+
+
+def run_steps(
+    run: Running, table: Callable[[], OutcomeTable], now: Callable[[], DecisionSettings], full: bool
+) -> Progress:
+    """Ask until the verdict stands, the items are through, or the budget is.
+
+    Args:
+        table: the outcomes of everything answered so far.
+        now: the settings with what is known of the arms' costs so far.
+        full: ask every arm everything, as is done with few items anyway.
+
+    Raises:
+        ConfigError: the budget does not pay for a single item in every arm of the first step; nothing was spent.
+        EngineUnavailable: the engine is gone; what was answered is kept.
+    """
+    items = len(run.bench.rows)
+    progress = Progress(items, run.planned, alpha=now().alpha)
+    if full or items < LEAST_ITEMS:
+        reached = run.ask(Step(run.planned, items))
+        progress.asked = {name: len(arm.results) for name, arm in run.arms.items() if arm.results}
+        if reached < items:
+            _out_of_budget(run, progress, reached)
+        return progress
+    dear = [arm for arm in run.planned if arm != "tune:head" and build_seconds(run.bench, arm)]
+    steps = schedule(progress, now, dear)
+    step = next(steps)
+    while True:
+        reached = run.ask(step)
+        if reached < step.items:
+            steps.close()
+            progress.asked = {name: len(arm.results) for name, arm in run.arms.items() if arm.results}
+            _out_of_budget(run, progress, reached)
+            # The budget ended it, not the outcomes: the rest of alpha may be spent here.
+            sizes = tuple(look["items"] for look in progress.looks if look["items"] < reached)
+            progress.alpha = nominal_levels((*sizes, reached), now().alpha)[-1] if reached else progress.alpha
+            return progress
+        found = table()
+        said = ", ".join(f"{arm} {_right(found, arm)}" for arm in step.arms)
+        say(f"{step.items} of {items} items: {said}")
+        try:
+            step = steps.send(found)
+        except StopIteration:
+            return progress
+
+
+def build_seconds(bench: Bench, arm: str) -> float:
+    """Most seconds that building the arm takes; 0 where it needs nothing, or has it."""
+    if arm_names.family(arm) not in (arm_names.TUNE, arm_names.TUNE_RETRIEVED):
+        return 0.0
+    method = arm_names.tuning_method(arm)
+    if arm_names.family(arm) == arm_names.TUNE and kept(bench.folder, bench.settings, bench.train, method):
+        return 0.0
+    if method == "head":
+        return min(len(bench.train), HEAD_ROWS) / HEAD_ROWS_PER_S + OPEN_SECONDS
+    return PILOT_SECONDS + OPEN_SECONDS
+
+
+def _out_of_budget(run: Running, progress: Progress, reached: int) -> None:
+    run.budget.stopped = True
+    progress.stopped_by = "budget"
+    if not any(arm.results for arm in run.arms.values()):
+        first = [name for name in run.planned if name in run.arms]
+        least = sum(run.budget.worst_usd(run.arms[name].asked.requests[run.order[0]]) for name in first)
+        raise ConfigError(
+            f"the budget does not pay for one item in {len(first)} arms: that may take {len(first)} calls"
+            f" and {least:.6f} USD; raise --budget or --budget-calls"
+        )
+    say(f"the budget is used up after {reached} items; deciding on what there is")
+
+
+def _right(table: OutcomeTable, arm: str) -> str:
+    counts = table.counts(arm)
+    return f"{counts.total:g}/{counts.n}"

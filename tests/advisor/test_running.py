@@ -1,0 +1,235 @@
+"""`advise` in steps: it stops when the verdict stands, within its budget, and goes on after an endpoint went away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.cli import main
+from core.engines.remote import RemoteEngine
+from core.engines.retries import Retrying
+from core.engines.scripted import ScriptedEngine
+from core.files import read_json
+from core.types import Request
+from core.workspace import Workspace
+from tests.core.engines.endpoint import Endpoint, send, serving
+
+CITIES = {f"Country{i:03d}": f"Ville{'abcdefghij'[i // 10]}{'klmnopqrst'[i % 10]}" for i in range(60)}
+
+
+def knows_only_its_passages(request: Request) -> str:
+    text = request.messages[-1].content
+    asked = next(c for c in CITIES if text.rstrip("?").endswith(c))
+    return CITIES[asked] if f"capital of {asked} is" in text else "I like trains."
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Rows with their gold passages, so that no index is needed: the arms are closed and oracle."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    rows = [
+        {
+            "id": c,
+            "question": f"What is the capital of {c}?",
+            "answers": [t],
+            "context": [f"The capital of {c} is {t}."],
+        }
+        for c, t in CITIES.items()
+    ]
+    (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advisor.running.PAUSE_S", 0.0)
+
+
+@pytest.fixture
+def base(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ScriptedEngine]:
+    def install(script: Any) -> ScriptedEngine:
+        engine = ScriptedEngine(script, name="scripted")
+        monkeypatch.setattr("advisor.advise.open_engine", lambda *_: engine)
+        return engine
+
+    return install
+
+
+def advise(capsys: pytest.CaptureFixture[str], project: Path, *more: str) -> dict[str, Any]:
+    args = ["capitals", "--eval", str(project / "eval.jsonl"), *more]
+    code = main(["advise", *args, "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    found = json.loads(out)
+    assert isinstance(found, dict)
+    return found
+
+
+def report_of(workspace: Workspace, verdict: dict[str, Any]) -> dict[str, Any]:
+    found = read_json(workspace.use_case("capitals").path / "runs" / verdict["run"] / "report.json")
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_clear_case_needs_a_part_of_the_calls_and_says_so(
+    workspace: Workspace, project: Path, base: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = base(knows_only_its_passages)
+    verdict = advise(capsys, project)
+    assert (verdict["route"], verdict["ready"], verdict["route_arm"]) == ("rag", None, None)
+    steps = report_of(workspace, verdict)["sequential"]
+    assert steps["stopped_by"] == "verdict"
+    assert steps["full_calls"] == 2 * 60
+    assert len(engine.requests) == steps["calls"] < steps["full_calls"] / 2
+    assert steps["saved_calls"] == steps["full_calls"] - steps["calls"]
+    assert any("calls" in reason and "saved" in reason for reason in verdict["reasons"])
+    assert not any(warning["code"] == "missing_items" for warning in verdict["warnings"])
+
+    asked = len(engine.requests)
+    engine = base(knows_only_its_passages)
+    full = advise(capsys, project, "--full")
+    assert full["route"] == "rag"
+    assert {arm["n"] for arm in full["arms"].values()} == {60}
+    assert len(engine.requests) == 2 * 60 - asked  # what was answered before is not asked again
+
+
+@pytest.mark.parametrize("calls", [7, 30])
+def test_a_budget_of_calls_is_never_exceeded(
+    workspace: Workspace, project: Path, base: Any, calls: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = base(knows_only_its_passages)
+    verdict = advise(capsys, project, "--budget-calls", str(calls), "--full")
+    report = report_of(workspace, verdict)
+    assert len(engine.requests) == report["budget"]["calls_spent"] == calls - calls % 2
+    assert report["budget"]["stopped"]
+    assert report["sequential"]["stopped_by"] == "budget"
+    assert {arm["n"] for arm in verdict["arms"].values()} == {calls // 2}
+    assert verdict["route"] == ("undecided" if calls == 7 else "rag")
+
+
+def test_a_budget_in_dollars_is_kept_at_the_prices_of_what_was_really_billed(
+    workspace: Workspace, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(ScriptedEngine(knows_only_its_passages)) as endpoint:
+        prices = ["--input-usd-per-1m", "10", "--output-usd-per-1m", "40"]
+        model = ["--base-model", f"m@{endpoint.url}", "--max-tokens", "8", *prices]
+        verdict = advise(capsys, project, *model, "--full", "--budget", "0.02")
+        billed = [endpoint.engine.count_tokens(m["content"]) for b in endpoint.bodies for m in b["messages"]]
+        spent = report_of(workspace, verdict)["budget"]["usd_spent"]
+    assert sum(billed) * 10 / 1e6 <= spent <= 0.02
+    assert spent > 0.01  # it is used, too: what one batch does not need, the next one may spend
+    assert {arm["n"] for arm in verdict["arms"].values()} == {len(endpoint.bodies) // 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--budget-calls", "1", "--full"], "does not pay for one item in 2 arms"),
+        (["--budget-calls", "0"], "--budget-calls is 0"),
+        (["--budget", "-1"], "--budget is -1"),
+        (["--budget", "nan"], "--budget is nan"),
+        (["--budget", "1", "--base-model", "m@http://127.0.0.1:9/v1"], "needs the prices"),
+        (["--budget", "1", "--learning-curve"], "exclude each other"),
+        (["--constraint", "must_cite", "--arms", "prompt"], "must_cite leaves only retrieval"),
+        (["--constraint", "freshness", "--constraint", "freshness=no"], "is given as True and as False"),
+    ],
+)
+def test_what_cannot_be_kept_is_one_line(
+    project: Path, base: Any, home: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = base(knows_only_its_passages)
+    args = ["--eval", str(project / "eval.jsonl")]
+    assert main(["advise", "capitals", *args, *options]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+    assert engine.requests == []
+
+
+def test_a_dry_run_says_whether_the_budget_holds_it_all(
+    project: Path, base: Any, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base(knows_only_its_passages)
+    args = ["--eval", str(project / "eval.jsonl"), "--dry-run", "--json"]
+    for calls, enough in (("100", False), ("120", True)):
+        assert main(["advise", "capitals", *args, "--budget-calls", calls]) == 0
+        assert json.loads(capsys.readouterr().out)["budget"]["enough"] is enough
+
+
+def dies_after(endpoint: Endpoint, answers: int) -> None:
+    """From that many answers on, the server hangs up on everyone."""
+
+    def trouble(handler: Any, _body: Any) -> bool:
+        if len(endpoint.bodies) <= answers:
+            return False
+        handler.close_connection = True
+        handler.connection.close()
+        return True
+
+    endpoint.trouble = trouble
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remote engine that does not wait long before it tries again."""
+
+    def open_(model: str, *_: object) -> RemoteEngine:
+        name, _, url = model.partition("@")
+        return RemoteEngine(url, name, name=model, retrying=Retrying(attempts=2, first_s=0.01))
+
+    monkeypatch.setattr("advisor.advise.open_engine", open_)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_endpoint_that_dies_midway_costs_no_answer_and_scores_none_as_wrong(
+    workspace: Workspace, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(ScriptedEngine(knows_only_its_passages)) as endpoint:
+        args = ["--eval", str(project / "eval.jsonl"), "--full"]
+        args += ["--base-model", f"m@{endpoint.url}"]
+        dies_after(endpoint, 70)
+        assert main(["advise", "capitals", *args, "--json"]) == 1
+        error = capsys.readouterr().err
+        assert "run the same command again to go on" in error
+        folder = workspace.use_case("capitals")
+        assert not folder.verdict_path.exists()
+        kept = len((folder.path / "cache" / "answers.jsonl").read_text().splitlines())
+        assert kept == 70
+
+        endpoint.trouble = lambda *_: False
+        endpoint.bodies.clear()
+        verdict = advise(capsys, project, "--full", "--base-model", f"m@{endpoint.url}")
+        assert len(endpoint.bodies) == 2 * 60 - 70
+    assert verdict["route"] == "rag"
+    assert {arm["error"] for arm in verdict["arms"].values()} == {0}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_calls_that_fail_once_are_tried_again(
+    workspace: Workspace, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(ScriptedEngine(knows_only_its_passages)) as endpoint:
+
+        def hiccup(handler: Any, _body: Any) -> bool:
+            return len(endpoint.bodies) % 9 == 0 and send(handler, 503, '{"error": {"message": "busy"}}')
+
+        endpoint.trouble = hiccup
+        verdict = advise(capsys, project, "--base-model", f"m@{endpoint.url}")
+    assert verdict["route"] == "rag"
+    assert {arm["error"] for arm in verdict["arms"].values()} == {0}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_endpoint_that_refuses_everything_gives_no_verdict(
+    workspace: Workspace, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(ScriptedEngine(knows_only_its_passages)) as endpoint:
+        endpoint.trouble = lambda handler, _: send(handler, 400, '{"error": {"message": "no such thing"}}')
+        verdict = advise(capsys, project, "--base-model", f"m@{endpoint.url}")
+    assert (verdict["route"], verdict["confidence"]) == ("undecided", 0.0)
+    assert {need["what"] for need in verdict["needs"]} == {"arm:closed"}
+    failures = report_of(workspace, verdict)["failures"]
+    assert failures["errors"]["closed"] > 0
