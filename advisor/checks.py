@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from advisor.corpus_checks import search_corpus
@@ -31,14 +31,15 @@ FACT_TEACHING_SHARE = 0.2
 IMBALANCE_SHARE = 0.5
 MIXED_LANGUAGE_SHARE = 0.05
 MIN_LABEL_ROWS = 5
+FEW_ROWS = 20
 
 
 @dataclass(frozen=True)
 class Finding:
     code: str
-    """leakage | near_leakage | question_in_corpus | duplicates | near_duplicates | conflicting_gold | entity_split |
+    """leakage | near_leakage | question_in_corpus | eval_duplicates | duplicates | near_duplicates | conflicting_gold | entity_split |
     imbalance | rare_labels | unseen_labels | unparseable | gold_form | languages | no_gold | not_in_corpus |
-    fact_teaching | personal_data"""
+    fact_teaching | personal_data | few_rows | gold_too_long | input_too_long"""
     text: str
     """One sentence with its numbers, and what to do."""
     count: int
@@ -49,12 +50,16 @@ class Finding:
 
 
 def check_data(
-    rows: Sequence[Row], train: Sequence[Row] = (), corpus: Iterable[tuple[str, str]] | None = None
+    rows: Sequence[Row],
+    train: Sequence[Row] = (),
+    corpus: Iterable[tuple[str, str]] | None = None,
+    refusals: Sequence[str] = (),
 ) -> list[Finding]:
     """Findings on eval `rows`, training rows and the documents, gravest first; seconds for 10,000 rows.
 
     Args:
         corpus: the documents as (id, text); None where there are none or they are not read yet.
+        refusals: the user's own refusal patterns.
 
     Raises:
         DataError: the training rows hold every eval row with its answer.
@@ -66,7 +71,7 @@ def check_data(
         findings += _leakage(rows, texts, train, train_texts, sketches)
         findings += _shared_entities(rows, train)
         findings += fact_findings(train)
-        findings += _outputs(rows, train)
+        findings += _outputs(rows, train, refusals)
     if corpus is not None:
         findings += corpus_findings(rows, corpus)
     findings += _conflicts(rows, texts, train, train_texts)
@@ -75,6 +80,7 @@ def check_data(
     findings += _labels(rows, train)
     findings += _languages(rows, train)
     findings += _missing_gold(rows)
+    findings += _few(rows)
     findings += _personal_data(rows, train)
     return findings
 
@@ -205,9 +211,13 @@ def _duplicates(
     again = [i for i, text in enumerate(texts) if first.setdefault(text, i) != i]
     if again:
         ids = [rows[i].id for i in again]
-        weigh = "they count twice and make intervals too narrow" if what == "eval" else "they teach nothing more"
+        weigh = (
+            "each counts with its first as one cluster, so that together they show no more than one"
+            if what == "eval"
+            else "they teach nothing more"
+        )
         text = f"{_of(ids, rows)} {what} inputs stand there before: {weigh}"
-        yield _finding("duplicates", text, ids, ids if what == "eval" else ())
+        yield _finding("eval_duplicates" if what == "eval" else "duplicates", text, ids, ids if what == "eval" else ())
     repeated = set(again)
     kept = [i for i in range(len(rows)) if i not in repeated]
     pairs = near_pairs([sketches[texts[i]] for i in kept])
@@ -239,7 +249,7 @@ def _labels(rows: Sequence[Row], train: Sequence[Row]) -> Iterator[Finding]:
         yield _finding("unseen_labels", text, unseen, unseen)
 
 
-def _outputs(rows: Sequence[Row], train: Sequence[Row]) -> Iterator[Finding]:
+def _outputs(rows: Sequence[Row], train: Sequence[Row], refusals: Sequence[str]) -> Iterator[Finding]:
     """Training outputs that break the kind the others have, and gold answers that break the shape learnt from them."""
     answered = [row for row in train if row.answers and row.answerable]
     for kind, reads in (("JSON", find_json), ("a number", whole_number)):
@@ -247,7 +257,7 @@ def _outputs(rows: Sequence[Row], train: Sequence[Row]) -> Iterator[Finding]:
         if odd and len(odd) <= 0.2 * len(answered):
             text = f"{_of(odd, answered)} training outputs are not {kind}, as all others are"
             yield _finding("unparseable", text, odd)
-    form = learn_form(train)
+    form = learn_form(train, refusals)
     broken = _broken(form, rows)
     if broken:
         faults = Counter(fault for row in rows if row.id in set(broken) for fault in form.faults(row.output))
@@ -301,6 +311,29 @@ def _missing_gold(rows: Sequence[Row]) -> Iterator[Finding]:
     if ids:
         text = f"{_of(ids, rows)} eval rows have no gold answer and are left out; add it, or `answerable: false`"
         yield _finding("no_gold", text, ids, ids)
+
+
+def _few(rows: Sequence[Row]) -> Iterator[Finding]:
+    scored = [row.id for row in rows if row.answers or not row.answerable]
+    if 0 < len(scored) < FEW_ROWS:
+        text = (
+            f"{len(scored)} eval rows can be scored, too few to show any but the largest gains: 37 show one of 30 points, "
+            "100 one of 15"
+        )
+        yield _finding("few_rows", text, scored)
+
+
+def together(rows: Sequence[Row]) -> list[Row]:
+    """`rows` with those that ask the same put into one cluster, where they name none: a copy is no second witness."""
+    texts = [_asked(row) for row in rows]
+    counts = Counter(texts)
+    first: dict[str, str] = {}
+    for row, text in zip(rows, texts, strict=True):
+        first.setdefault(text, row.cluster or row.id)
+    return [
+        replace(row, cluster=first[text]) if counts[text] > 1 and row.cluster is None else row
+        for row, text in zip(rows, texts, strict=True)
+    ]
 
 
 def _personal_data(rows: Sequence[Row], train: Sequence[Row]) -> Iterator[Finding]:

@@ -12,9 +12,6 @@ from advisor.reasons import Notice
 from advisor.rule import DecisionSettings
 from advisor.verdict import ArmSummary, Verdict, decide
 
-VERDICT_FINDINGS = ("conflicting_gold", "fact_teaching", "not_in_corpus", "unparseable", "gold_too_long")
-"""Findings that bear on the verdict, so that it names them among its warnings; leaks are named with what they do."""
-
 SHOWN = 5
 
 
@@ -88,11 +85,6 @@ def contamination(
     clean = [row for row in rows if row.item not in items]
     without = decide(OutcomeTable.from_rows(clean), settings) if clean else None
     return Contamination(items, len(measured), verdict, without)
-
-
-def data_notices(findings: Sequence[Finding]) -> list[Notice]:
-    """Warnings of the verdict for what was found in the data, leaks aside."""
-    return [Notice(f.code, f"{f.text[:1].upper()}{f.text[1:]}.") for f in findings if f.code in VERDICT_FINDINGS]
 
 
 def _counts(items: Mapping[str, Sequence[str]]) -> str:

@@ -72,15 +72,21 @@ class FormSpec:
         return self.instruction
 
 
-def learn_form(rows: Sequence[Row]) -> FormSpec:
-    """The shape of the outputs of training `rows`; refusals and unanswerable rows teach nothing about it."""
+def learn_form(rows: Sequence[Row], refusals: Sequence[str] = ()) -> FormSpec:
+    """The shape of the outputs of training `rows`; refusals and unanswerable rows teach nothing about it.
+
+    Args:
+        refusals: the user's own refusal patterns.
+    """
     parts = label_parts([row.output for row in rows if row.answers])
     if parts is not None:
         return _of_label_lists(parts, rows)
     labels = closed_labels(rows)
     if labels:
         return _of_labels(labels, len(rows))
-    outputs = [row.output.strip() for row in rows if row.answers and row.answerable and not is_refusal(row.output)]
+    outputs = [
+        row.output.strip() for row in rows if row.answers and row.answerable and not is_refusal(row.output, refusals)
+    ]
     if len(outputs) < MIN_OUTPUTS:
         return FormSpec(outputs=len(outputs))
     return _of_json(outputs) or _of_numbers(outputs) or _of_text(outputs)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advisor.checks import Finding, check_data
+from advisor.checks import Finding, check_data, together
 from advisor.form import FormSpec, learn_form
 from advisor.infer import infer_scorer
+from advisor.labelled import Labelled, read_labelled
 from advisor.plan import Means
 from advisor.scorers.base import Scorer
 from core.errors import ConfigError, DataError
@@ -29,6 +30,8 @@ class Materials:
     findings: tuple[Finding, ...]
     hashes: dict[str, str]
     """sha256 of each data file, by its role."""
+    labelled: tuple[Labelled, ...] = ()
+    """Answers with a person's label, that a judge is measured on."""
 
     def means(self, settings: UseCase) -> Means:
         """What the plan needs to know of them."""
@@ -60,11 +63,16 @@ def gather(settings: UseCase) -> Materials:
     if settings.train is not None:
         hashes["train"] = sha256_file(settings.train)
         _refuse_the_same(settings.eval, settings.train, hashes)
-    scored = [row for row in rows if row.answers or not row.answerable]
-    form = learn_form(train)
+    scored = together([row for row in rows if row.answers or not row.answerable])
+    form = learn_form(train, settings.refusals)
     scorer = infer_scorer(rows, train, settings.scorer)
-    findings = check_data(rows, train, corpus=None)
-    return Materials(tuple(scored), tuple(train), scorer, form, closed_labels(train), tuple(findings), hashes)
+    findings = check_data(rows, train, corpus=None, refusals=settings.refusals)
+    labelled: list[Labelled] = []
+    if settings.judge is not None and settings.judge.labelled is not None:
+        labelled = read_labelled(settings.judge.labelled, rows)
+        hashes["labelled"] = sha256_file(settings.judge.labelled)
+    labels = closed_labels(train)
+    return Materials(tuple(scored), tuple(train), scorer, form, labels, tuple(findings), hashes, tuple(labelled))
 
 
 def _refuse_the_same(evaluation: Path, training: Path, hashes: dict[str, str]) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from advisor.arm_names import family
+from advisor.arm_names import WITH_PASSAGES, family, shots_of
 from core.errors import UnknownName
 
 FEW_SHOT_K = (3, 8)
+SIMILAR_ROWS = 50
+"""Training rows from which on choosing demonstrations by likeness differs from taking some at random."""
 MIN_TUNE_ROWS = 10
 """Below this a pilot shows nothing: decision.md asks for 50-200 rows, and fewer only as a hint."""
 
@@ -20,17 +22,19 @@ KNOWN = (
     "closed",
     "prompt",
     *(f"few_shot:{k}" for k in FEW_SHOT_K),
+    *(f"few_shot:{k}_similar" for k in FEW_SHOT_K),
     "oracle",
     "oracle_few_shot",
     "retrieved",
     "tune:head",
     "tune:lora",
     "tune_retrieved",
+    "tune_oracle",
     "wrong_passage",
 )
 """Every arm `advise` can run, in the order in which it runs them."""
 
-ON_REQUEST = ("oracle_few_shot", "tune_retrieved", "wrong_passage")
+ON_REQUEST = ("few_shot:3_similar", "oracle_few_shot", "tune_retrieved", "tune_oracle", "wrong_passage")
 """Arms that cost more than they usually tell; run when named by --arms."""
 
 
@@ -92,13 +96,16 @@ def plan_arms(means: Means, wanted: Sequence[str] = ()) -> Plan:
 
 def _missing(arm: str, means: Means) -> Absent | None:
     kind = family(arm)
-    needs_documents = kind in ("oracle", "oracle_few_shot", "retrieved", "tune_retrieved", "wrong_passage")
-    if needs_documents and not means.documents and not (kind.startswith("oracle") and means.gold_passages):
-        return Absent(arm, "there are no documents", "documents (--docs PATH)")
+    if kind in WITH_PASSAGES and not means.documents and not (kind.startswith("oracle") and means.gold_passages):
+        passages = " or the gold passage in each eval row (`context`)" if kind.startswith("oracle") else ""
+        return Absent(arm, "there are no documents", f"documents (--docs PATH){passages}")
     if kind == "prompt" and not means.answer_format:
         return Absent(arm, "no answer format could be learnt", "training rows (--train FILE) to learn the format from")
-    needs_training = kind in ("few_shot", "oracle_few_shot", "tune", "tune_retrieved")
-    least = MIN_TUNE_ROWS if kind.startswith("tune") else int(arm.partition(":")[2] or FEW_SHOT_K[0])
+    needs_training = kind in ("few_shot", "oracle_few_shot", "tune", "tune_retrieved", "tune_oracle")
+    named = shots_of(arm)
+    least = MIN_TUNE_ROWS if kind.startswith("tune") else FEW_SHOT_K[0] if named is None else named.k
+    if named is not None and named.similar:
+        least = SIMILAR_ROWS
     if needs_training and means.train_rows < least:
         have = (
             "there are no training rows"
@@ -107,7 +114,7 @@ def _missing(arm: str, means: Means) -> Absent | None:
         )
         return Absent(arm, f"{have}, it needs {least}", "training rows (--train FILE)")
     if arm == "tune:head" and not means.labels:
-        return Absent(arm, "the training outputs are not a closed label set", "")
+        return Absent(arm, "the training outputs are not a closed label set", "training rows with labels as outputs")
     if kind.startswith("tune") and arm != "tune:head" and not means.local_base:
         return Absent(
             arm, "the base model is remote, its weights are not here to tune", "a local base model (--base-model)"

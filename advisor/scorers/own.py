@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.scorers.base import Value
+from advisor.scorers.base import Prepare, Value
 from core.errors import ConfigError, UserError
 from core.rows import Row
 
@@ -57,23 +58,47 @@ def similarity(model: str = "") -> Value:
     Raises:
         UnknownName: no such embedding model.
     """
-    from core.models import local_folder
-    from core.settings import DEFAULT_EMBEDDING_MODEL
-    from core.workspace import open_workspace
-
-    folder = local_folder(model or DEFAULT_EMBEDDING_MODEL, open_workspace().models)
+    known = _vectors(_folder(model))
 
     def value(answer: str, row: Row) -> float:
-        found = _embedded(str(folder), answer)
-        return max(0.0, *(float(found @ _embedded(str(folder), gold)) for gold in row.answers))
+        known.add([answer, *row.answers])
+        found = known.of[answer]
+        return max(0.0, *(float(found @ known.of[gold]) for gold in row.answers))
 
     return value
 
 
-@lru_cache(maxsize=20_000)
-def _embedded(folder: str, text: str) -> NDArray[np.float32]:
-    vector: NDArray[np.float32] = _encoder(folder).encode(text, normalize_embeddings=True, show_progress_bar=False)
-    return vector
+def similarity_prepare(model: str = "") -> Prepare:
+    """Embeds the answers of an arm in one batch, several times faster than one by one."""
+    known = _vectors(_folder(model))
+    return lambda pairs: known.add([text for answer, row in pairs for text in (answer, *row.answers)])
+
+
+def _folder(model: str) -> str:
+    from core.models import local_folder
+    from core.settings import DEFAULT_EMBEDDING_MODEL
+    from core.workspace import open_workspace
+
+    return str(local_folder(model or DEFAULT_EMBEDDING_MODEL, open_workspace().models))
+
+
+class _Vectors:
+    """Unit vectors of the texts met so far, by one encoder."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self.of: dict[str, NDArray[np.float32]] = {}
+
+    def add(self, texts: Sequence[str]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text not in self.of]
+        if new:
+            vectors = _encoder(self._folder).encode(new, normalize_embeddings=True, show_progress_bar=False)
+            self.of.update(zip(new, vectors, strict=True))
+
+
+@lru_cache(maxsize=2)
+def _vectors(folder: str) -> _Vectors:
+    return _Vectors(folder)
 
 
 @lru_cache(maxsize=1)

@@ -120,8 +120,8 @@ def canonical(text: str) -> tuple[str, ...]:
     Case, white space, comments, quotes, `<>`, a final ';', `MAX(x)` for `MAX x`, aliases of tables and columns, `ASC`,
     `INNER`, and the order of AND-ed conditions do not matter. Case inside texts does not either: sets such as WikiSQL copy it from the question.
     """
-    words = [_plain(token) for token in _TOKEN.findall(extract_sql(text)) if token != ";"]
-    words = [word for word in words if word not in ("inner", "outer", "asc") and not word.startswith(("--", "/*"))]
+    found = [token for token in _TOKEN.findall(extract_sql(text)) if not token.startswith(("--", "/*"))]
+    words = [_plain(token) for token in found if token.casefold() not in (";", "inner", "outer", "asc")]
     return tuple(_sorted_conditions(_bare_aggregates(_without_aliases(_unnamed_columns(words)))))
 
 

@@ -73,7 +73,7 @@ def test_thirteen_words_in_a_row_are_a_leak_unless_they_are_boilerplate() -> Non
 def test_duplicates_within_a_set_are_counted() -> None:
     rows, train = _labelled_pair()
     findings = check_data([*rows, row(rows[0].input + ".", "yes", id="again")], train)
-    assert _of(findings, "duplicates").items == ("again",)
+    assert _of(findings, "eval_duplicates").items == ("again",)
 
 
 def test_conflicting_gold_is_found_across_the_sets() -> None:

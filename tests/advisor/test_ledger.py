@@ -32,6 +32,7 @@ def cause(cells_: dict[str, dict[str, Any]], covered: bool | None = None) -> str
         ({"closed": "wrong", "tune__head": "correct"}, "tuning_fixes"),
         ({"closed": "wrong", "tune": "wrong", "retrieved": "wrong", "tune_retrieved": "correct"}, "both_needed"),
         ({"closed": "wrong", "tune": "wrong"}, "unfixable"),
+        ({"closed": "error", "tune": "correct"}, "call_failed"),
     ],
 )
 def test_the_cause_is_what_fixes_it(outcomes: dict[str, str], expected: str) -> None:
@@ -53,3 +54,9 @@ def test_right_content_in_the_wrong_shape_is_form() -> None:
 def test_items_that_the_base_has_right_are_not_in_the_ledger() -> None:
     row = Row("q", (Message("user", "?"),), ("gold",))
     assert ledger([row], {"q": cells(closed="correct", tune="wrong")}, None) == []
+
+
+def test_graded_answers_that_nobody_called_wrong_are_no_failures() -> None:
+    row = Row("q", (Message("user", "?"),), ("gold",))
+    graded = {"closed": {"outcome": None, "score": 0.3, "answer": "text"}}
+    assert ledger([row], {"q": graded}, None) == []

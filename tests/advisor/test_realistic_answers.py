@@ -231,6 +231,11 @@ def test_a_semicolon_in_a_text_does_not_end_the_query() -> None:
     assert value("sql", "SELECT a FROM t WHERE b = 'x; z'", query) == 0
 
 
+def test_a_keyword_in_quotes_is_a_value() -> None:
+    assert value("sql", "SELECT a FROM t WHERE b = 'outer'", "SELECT a FROM t WHERE b = 'inner'") == 0
+    assert value("sql", "SELECT a FROM t INNER JOIN u ON t.x = u.x", "SELECT a FROM t JOIN u ON t.x = u.x") == 1
+
+
 def test_what_a_model_thinks_is_no_part_of_its_answer() -> None:
     scorer = parse_scorer("contains")
     assert outcome("<think>Lyon? No.</think>\nParis", gold("Paris"), scorer, FormSpec()).outcome == "correct"
