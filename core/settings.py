@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from core.errors import ConfigError, UnknownName
+from core.search_settings import Grounding, SearchSettings
 
 DEFAULT_BASE_MODEL = "smollm2-135m-instruct"
 DEFAULT_EMBEDDING_MODEL = "all-minilm-l6-v2"
@@ -55,7 +58,26 @@ def parse_constraints(given: Sequence[str]) -> Constraints:
         raise ConfigError(f"constraint {first['loc'][0]} = {first['input']!r}: {first['msg']}") from exc
 
 
-def _paths(value: object) -> object:
+class Judge(BaseModel):
+    """A language model that scores answers, and what it must show before its scores count (docs/scorers.md)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """As `base_model`: a starter's name, a hub id, a folder, or `MODEL@URL`."""
+    labelled: Path | None = None
+    """Answers with a person's label: what the judge's agreement is measured on."""
+    kappa: float = Field(default=0.4, gt=0, lt=1)
+    """Cohen's kappa with the labels that the lower end of its interval must reach."""
+    votes: int = Field(default=4, ge=2, le=20, multiple_of=2)
+    """Most times an answer is judged, half of them with reference and answer swapped."""
+    criteria: str = ""
+    """What makes an answer right, beside saying the same as the gold answer."""
+    max_tokens: int = Field(default=64, ge=1)
+    """Longest reply of the judge; one that reasons first needs more."""
+
+
+def _listed(value: object) -> object:
     return [value] if isinstance(value, (str, Path)) else value
 
 
@@ -69,16 +91,22 @@ class UseCase(BaseModel):
     base_model: str = DEFAULT_BASE_MODEL
     """A starter's name, a hub id, a folder, or `MODEL@URL` for any OpenAI-compatible endpoint."""
     embedding_model: str = DEFAULT_EMBEDDING_MODEL
+    store: str | None = Field(default=None, pattern=r"^https?://[^/\s]+/?$")
+    """URL of a Chroma server for the index; None: Chroma's embedded store, in the workspace."""
     eval: Path | None = None
     """Rows to measure on (JSONL, CSV, TSV, Parquet or OpenAI chat rows)."""
     train: Path | None = None
     """Rows to learn from: few-shot demonstrations and tuning."""
-    docs: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = ()
+    docs: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = ()
     """Files or folders the use case's knowledge lives in."""
     instruction: str = ""
     """System prompt of the use case, the same in every arm."""
     scorer: str | None = None
     """None: inferred from the data, and said aloud."""
+    judge: Judge | None = None
+    """Scores in place of `scorer`, once it has shown that it agrees with people."""
+    refusals: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Regular expressions for the house's own ways to decline, beside the built-in ones."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Longest answer; None: derived from the gold answers."""
     delta: float = Field(default=0.05, gt=0, lt=1)
@@ -87,8 +115,27 @@ class UseCase(BaseModel):
     """The rate that is good enough."""
     top_k: int = Field(default=4, ge=1, le=100)
     """Passages put in front of the model."""
+    retrieval: SearchSettings = SearchSettings()
+    grounding: Grounding = Grounding()
     seed: int = 0
     constraints: Constraints = Constraints()
+
+    @field_validator("refusals")
+    @classmethod
+    def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                found = re.compile(pattern).search("")
+            except re.error as exc:
+                text = "{pattern} is not a regular expression: {why}"
+                raise PydanticCustomError("regex", text, {"pattern": repr(pattern), "why": str(exc)}) from exc
+            if found:
+                text = "{pattern} is found in every answer, so every answer would be a refusal"
+                raise PydanticCustomError("regex", text, {"pattern": repr(pattern)})
+        return patterns
+
+
+_NOT_IN_ENVIRONMENT = ("name", "constraints", "judge", "refusals", "retrieval", "grounding")
 
 
 def parse_use_case(file: Mapping[str, Any], flags: Mapping[str, Any], folder: Path, source: str) -> UseCase:
@@ -104,7 +151,7 @@ def parse_use_case(file: Mapping[str, Any], flags: Mapping[str, Any], folder: Pa
     for key in UseCase.model_fields:
         given = flags.get(key)
         if given is None or given == ():
-            given = os.environ.get(f"TUNEFORK_{key.upper()}") if key not in ("name", "constraints") else None
+            given = os.environ.get(f"TUNEFORK_{key.upper()}") if key not in _NOT_IN_ENVIRONMENT else None
         if given is not None and given != "":
             values[key] = _anchored(key, given, Path.cwd())
     try:
@@ -113,8 +160,16 @@ def parse_use_case(file: Mapping[str, Any], flags: Mapping[str, Any], folder: Pa
         first = exc.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(UseCase.model_fields)
+            tables: dict[str, type[BaseModel]] = {
+                "judge": Judge,
+                "constraints": Constraints,
+                "retrieval": SearchSettings,
+                "grounding": Grounding,
+            }
+            known = ", ".join(tables.get(str(first["loc"][0]), UseCase).model_fields)
             raise ConfigError(f"{source}: unknown setting {key!r}; known: {known}") from exc
+        if first["type"] == "missing":
+            raise ConfigError(f"{source}: {key} is missing; it must be given") from exc
         raise ConfigError(f"{source}: {key} = {first['input']!r}: {first['msg']}") from exc
 
 
@@ -134,4 +189,6 @@ def _anchored(key: str, value: Any, folder: Path) -> Any:
     if key == "docs" and value:
         items = [value] if isinstance(value, (str, Path)) else list(value)
         return [(folder / item).resolve() for item in items]
+    if key == "judge" and isinstance(value, Mapping) and isinstance(value.get("labelled"), (str, Path)):
+        return {**value, "labelled": (folder / value["labelled"]).resolve()}
     return value

@@ -10,10 +10,15 @@ from typing import NamedTuple, Protocol
 from core.engines.base import Engine, OnDone, Result
 from core.errors import ContextTooLong
 from core.prompts import grounded
-from core.types import Completion, Delta, Request, Source
+from core.search_settings import Grounding
+from core.types import Completion, Delta, Request, Source, Usage
+from rag.citations import citations
+from rag.evidence import NOT_IN_DOCUMENTS, insufficient
 
 TOKENS_PER_MESSAGE = 8
 """What chat templates add to a message, generously."""
+
+_PLAIN = Grounding()
 
 
 class Searcher(Protocol):
@@ -23,12 +28,16 @@ class Searcher(Protocol):
 
 
 class RagEngine:
-    """`engine`, asked with passages for the last user message. Owns neither `engine` nor `retriever`."""
+    """`engine`, asked with passages for the last user message. Owns neither `engine` nor `retriever`.
 
-    def __init__(self, engine: Engine, retriever: Searcher, top_k: int) -> None:
+    Of each passage, `metadata["cited"]` says whether the answer names its number.
+    """
+
+    def __init__(self, engine: Engine, retriever: Searcher, top_k: int, grounding: Grounding = _PLAIN) -> None:
         self._engine = engine
         self._retriever = retriever
         self._top_k = top_k
+        self._grounding = grounding
 
     @property
     def model(self) -> str:
@@ -44,18 +53,25 @@ class RagEngine:
     def complete(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Result]:
         """Answers with the passages they rest on as `sources`; `latency_s` includes the retrieval.
 
-        Passages that do not fit the context window are left out, the lowest first.
+        Passages that do not fit the context window are left out, the lowest first. Where the passages found are too
+        little evidence (`grounding.abstain`), the engine is not asked, and the answer says so.
         """
         start = time.monotonic()
-        sources = [self._fitting(r, s) for r, s in zip(requests, self._retrieved(requests), strict=True)]
+        found = self._retrieved(requests)
+        silent = [self._abstains(r, s) for r, s in zip(requests, found, strict=True)]
+        sources = [() if no else self._fitting(r, s) for r, s, no in zip(requests, found, silent, strict=True)]
         retrieval_s = time.monotonic() - start
         results: dict[int, Result] = {}
-        waiting = list(range(len(requests)))
+        for at in (at for at, no in enumerate(silent) if no):
+            results[at] = _abstention(retrieval_s)
+            if on_done is not None:
+                on_done(at, results[at])
+        waiting = [at for at, no in enumerate(silent) if not no]
         while waiting:
             # What the wrapped engine adds (instruction, demonstrations) is known to it alone: where it says that a
             # prompt is too long after all, that request is asked again with fewer passages.
             batch = _Batch(waiting, sources, retrieval_s, on_done)
-            answers = self._engine.complete([_grounded(requests[at], sources[at]) for at in waiting], batch.done)
+            answers = self._engine.complete([self._asked(requests[at], sources[at]) for at in waiting], batch.done)
             waiting = []
             for at, answer in zip(batch.places, answers, strict=True):
                 if isinstance(answer, ContextTooLong) and sources[at]:
@@ -68,17 +84,21 @@ class RagEngine:
     def stream(self, request: Request) -> Iterator[Delta]:
         """Pieces of one answer; the last one's completion carries the sources."""
         start = time.monotonic()
-        sources = self._fitting(request, self._retrieved([request])[0])
+        (found,) = self._retrieved([request])
+        if self._abstains(request, found):
+            answer = _abstention(time.monotonic() - start)
+            yield Delta(answer.text)
+            yield Delta("", answer)
+            return
+        sources = self._fitting(request, found)
         retrieval_s = time.monotonic() - start
         while True:
             begun = False
             try:
-                for delta in self._engine.stream(_grounded(request, sources)):
+                for delta in self._engine.stream(self._asked(request, sources)):
                     begun = True
                     if delta.completion is not None:
-                        latency_s = delta.completion.latency_s + retrieval_s
-                        completion = replace(delta.completion, sources=sources, latency_s=latency_s)
-                        delta = replace(delta, completion=completion)
+                        delta = replace(delta, completion=_with_sources(delta.completion, sources, retrieval_s))
                     yield delta
                 return
             except ContextTooLong as exc:
@@ -95,13 +115,20 @@ class RagEngine:
         by_request = dict(zip(asked, found, strict=True))
         return [tuple(by_request.get(i, ())) for i in range(len(requests))]
 
+    def _abstains(self, request: Request, sources: Sequence[Source]) -> bool:
+        text = _question(request)
+        return bool(text) and insufficient(sources, self._grounding.abstain)
+
+    def _asked(self, request: Request, sources: Sequence[Source]) -> Request:
+        return replace(request, messages=grounded(request.messages, sources, self._grounding))
+
     def _fitting(self, request: Request, sources: tuple[Source, ...]) -> tuple[Source, ...]:
         """The first of `sources`, as many as leave room for the answer."""
         window = self._engine.context_window
         if window is None:
             return sources
         while sources:
-            prompt = _grounded(request, sources)
+            prompt = self._asked(request, sources)
             tokens = sum(self._engine.count_tokens(m.content) + TOKENS_PER_MESSAGE for m in prompt.messages)
             if tokens + request.sampling.max_tokens <= window:
                 break
@@ -128,7 +155,7 @@ class _Batch(NamedTuple):
 
     def finished(self, at: int, result: Result) -> Result:
         if isinstance(result, Completion):
-            return replace(result, sources=self.sources[at], latency_s=result.latency_s + self.retrieval_s)
+            return _with_sources(result, self.sources[at], self.retrieval_s)
         return result
 
     def done(self, i: int, result: Result) -> None:
@@ -142,5 +169,17 @@ def _question(request: Request) -> str:
     return next((m.content.strip() for m in reversed(request.messages) if m.role == "user"), "")
 
 
-def _grounded(request: Request, sources: Sequence[Source]) -> Request:
-    return replace(request, messages=grounded(request.messages, sources))
+def _with_sources(completion: Completion, sources: Sequence[Source], retrieval_s: float) -> Completion:
+    """`completion` with the passages it was made from, and what it cites checked against them."""
+    found = citations(completion.text, sources)
+    cited = tuple(replace(s, metadata={**s.metadata, "cited": s.number in found.cited}) for s in sources)
+    return replace(
+        completion,
+        sources=cited,
+        unknown_citations=found.unknown if sources else (),
+        latency_s=completion.latency_s + retrieval_s,
+    )
+
+
+def _abstention(retrieval_s: float) -> Completion:
+    return Completion(NOT_IN_DOCUMENTS, "stop", Usage(0, 0), retrieval_s)

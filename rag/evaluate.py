@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,30 @@ class Evaluation:
     latency_p95_ms: float
 
 
+class Judged(NamedTuple):
+    """A question and the grades of its relevant documents."""
+
+    row: Row
+    grades: Mapping[str, int]
+
+
+def judged_rows(rows: Sequence[Row], qrels: Qrels | None) -> list[Judged]:
+    """The rows that have relevant documents: by `qrels` where given, else by their `context_ids`.
+
+    Raises:
+        DataError: no row has any.
+    """
+    judged = []
+    for row in rows:
+        grades = qrels.get(row.id, {}) if qrels is not None else dict.fromkeys(row.context_ids, 1)
+        if any(grade > 0 for grade in grades.values()):
+            judged.append(Judged(row, grades))
+    if not judged:
+        source = "the qrels name none of its ids" if qrels is not None else "no row has `context_ids`"
+        raise DataError(f"there is nothing to score: {source}; mark the right documents or give --qrels")
+    return judged
+
+
 def evaluate(search: Search, document_ids: Sequence[str], rows: Sequence[Row], qrels: Qrels | None) -> Evaluation:
     """Metrics over the rows that have relevant documents: by `qrels` where given, else by their `context_ids`.
 
@@ -51,25 +76,22 @@ def evaluate(search: Search, document_ids: Sequence[str], rows: Sequence[Row], q
         DataError: no row has any.
     """
     known = set(document_ids)
-    wanted: list[tuple[Row, dict[str, int]]] = []
-    unknown: set[str] = set()
-    for row in rows:
-        judged = qrels.get(row.id, {}) if qrels is not None else dict.fromkeys(row.context_ids, 1)
-        if any(grade > 0 for grade in judged.values()):
-            wanted.append((row, judged))
-            unknown.update(id for id, grade in judged.items() if grade > 0 and id not in known)
-    if not wanted:
-        source = "the qrels name none of its ids" if qrels is not None else "no row has `context_ids`"
-        raise DataError(f"there is nothing to score: {source}; mark the right documents or give --qrels")
+    wanted = judged_rows(rows, qrels)
+    unknown = {id for _, grades in wanted for id, grade in grades.items() if grade > 0 and id not in known}
     texts = [row.input for row, _ in wanted]
-    rankings = [_documents(sources) for sources in search(texts, DEPTH)]
-    queries = [
-        Scored(row.id, ranking, scores(ranking, judged))
-        for (row, judged), ranking in zip(wanted, rankings, strict=True)
-    ]
+    queries = scored(wanted, search(texts, DEPTH))
     metrics = {name: share([query.scores[name] for query in queries]) for name in queries[0].scores}
-    p50, p95 = _latency_ms(search, texts)
+    p50, p95 = latency_ms(search, texts)
     return Evaluation(queries, metrics, len(rows) - len(wanted), len(unknown), p50, p95)
+
+
+def scored(judged: Sequence[Judged], found: Sequence[Sequence[Source]]) -> list[Scored]:
+    """Outcome of each query, given the passages found for it."""
+    rankings = [ranked_documents(sources) for sources in found]
+    return [
+        Scored(row.id, ranking, scores(ranking, grades))
+        for (row, grades), ranking in zip(judged, rankings, strict=True)
+    ]
 
 
 def compare(a: Evaluation, b: Evaluation) -> dict[str, tuple[Estimate, float]]:
@@ -92,18 +114,18 @@ def scores(ranking: Sequence[str], judged: Mapping[str, int]) -> dict[str, float
     }
 
 
-def _documents(sources: Sequence[Source]) -> tuple[str, ...]:
-    """Document ids in the order of their best passage; documents of one text right after each other."""
+def ranked_documents(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Document ids in the order of their best passage; those that a passage stands for right after its own."""
     ids: dict[str, None] = {}
     for source in sources:
-        twins = str(source.metadata.get("also_in", ""))
-        ids.update(dict.fromkeys([source.document_id, *filter(None, twins.split("\n"))]))
+        others = (id for key in ("also_in", "similar_in") for id in str(source.metadata.get(key, "")).split("\n"))
+        ids.update(dict.fromkeys([source.document_id, *filter(None, others)]))
     return tuple(ids)
 
 
-def _latency_ms(search: Search, texts: Sequence[str]) -> tuple[float, float]:
-    """p50 and p95 of one query at a time, its embedding included."""
-    some = texts[:: max(1, len(texts) // LATENCY_QUERIES)][:LATENCY_QUERIES]
+def latency_ms(search: Search, texts: Sequence[str], queries: int = LATENCY_QUERIES) -> tuple[float, float]:
+    """p50 and p95 of one query at a time, its embedding included, over `queries` of the texts."""
+    some = texts[:: max(1, len(texts) // queries)][:queries]
     search(some[:1], 10)
     taken = []
     for text in some:

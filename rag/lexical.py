@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,15 @@ def guess_language(texts: Iterable[str]) -> str:
     return best_code if shares[best_code] >= 0.05 else ""
 
 
+class Scored(NamedTuple):
+    """What a text's words find."""
+
+    scores: NDArray[np.float32]
+    """(rows,) BM25, in nats."""
+    ceiling: float
+    """No row can have more."""
+
+
 class Lexical:
     """A BM25 index over the rows of a version. Thread-safe."""
 
@@ -121,18 +130,18 @@ class Lexical:
         self._idf = np.log1p((self.rows - frequency + 0.5) / (frequency + 0.5))
         self._unseen_idf = float(np.log1p((self.rows + 0.5) / 0.5))
 
-    def scores(self, text: str) -> NDArray[np.float32]:
-        """Score of every row for `text`, 0..1: its BM25 as a share of what all the words of `text` could give.
+    def scores(self, text: str) -> Scored:
+        """BM25 of every row for `text`, and the most that its words could give.
 
         Lucene's BM25 of a word stays below its inverse document frequency, so their sum is the ceiling. A word that no
-        passage has counts with the highest: a text of unknown words is found nowhere.
+        passage has counts with the highest there: a text of unknown words is found nowhere.
         """
         words = self._words(text)
         known = [self._vocabulary[word] for word in words if word in self._vocabulary]
         if not known:
-            return np.zeros(self.rows, np.float32)
+            return Scored(np.zeros(self.rows, np.float32), max(1, len(words)) * self._unseen_idf)
         ceiling = float(self._idf[known].sum()) + (len(words) - len(known)) * self._unseen_idf
-        return np.asarray(self._index.get_scores_from_ids(known) / ceiling, np.float32)
+        return Scored(np.asarray(self._index.get_scores_from_ids(known), np.float32), ceiling)
 
 
 def best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:

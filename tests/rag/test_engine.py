@@ -8,8 +8,10 @@ import pytest
 from core.engines.base import OnDone, Result
 from core.engines.prompted import PromptedEngine
 from core.errors import ContextTooLong
+from core.search_settings import Grounding
 from core.types import Completion, Delta, Message, Request, Sampling, Source, Usage
 from rag.engine import RagEngine
+from rag.evidence import NOT_IN_DOCUMENTS
 
 
 @dataclass
@@ -142,3 +144,47 @@ def test_latency_includes_the_retrieval() -> None:
     (result,) = RagEngine(Echo(), Shelf(), 1).complete([ask("Why?")])
     assert isinstance(result, Completion)
     assert result.latency_s > 0.5
+
+
+@dataclass
+class Sure:
+    """Finds one passage that is as much evidence as the text says, and answers may cite."""
+
+    def search(self, texts: Sequence[str], top_k: int) -> list[list[Source]]:
+        return [[Source(1, "d1", "", "it is so", 1.0, {"evidence": float(text)})] for text in texts]
+
+
+def test_without_evidence_it_abstains_and_asks_no_model() -> None:
+    echo = Echo()
+    engine = RagEngine(echo, Sure(), 1, Grounding(abstain=0.5))
+    done: list[int] = []
+    results = engine.complete([ask("0.9"), ask("0.1")], lambda i, _: done.append(i))
+    assert numbers(results[0]) == [1]
+    assert isinstance(results[1], Completion)
+    assert (results[1].text, results[1].sources, results[1].usage) == (NOT_IN_DOCUMENTS, (), Usage(0, 0))
+    assert sorted(done) == [0, 1]
+    assert len(echo.asked) == 1
+    streamed = list(engine.stream(ask("0.1")))
+    assert "".join(delta.text for delta in streamed) == NOT_IN_DOCUMENTS
+    assert streamed[-1].completion is not None
+    assert len(echo.asked) == 1
+
+
+def test_an_abstention_counts_as_a_refusal() -> None:
+    from advisor.refusals import is_refusal
+
+    assert is_refusal(NOT_IN_DOCUMENTS)
+
+
+def test_what_an_answer_cites_is_told_from_what_it_makes_up() -> None:
+    class Citing(Echo):
+        def _answer(self, request: Request) -> Completion | ContextTooLong:
+            return Completion("It is so [2], they say [9].", "stop", Usage(1, 1), 0.1)
+
+    engine = RagEngine(Citing(), Shelf(), 3)
+    (result,) = engine.complete([ask("Why?")])
+    last = list(engine.stream(ask("Why?")))[-1].completion
+    for completion in (result, last):
+        assert isinstance(completion, Completion)
+        assert [source.metadata["cited"] for source in completion.sources] == [False, True, False]
+        assert completion.unknown_citations == (9,)
