@@ -26,6 +26,9 @@ HOPELESS = 0.05
 """An arm whose chance to change the verdict is below this is dropped."""
 NONE_HOPELESS = 0.05
 """Below this chance that every arm is ruled out on all items, the rest is not run for the sake of `none`."""
+TOGETHER = 0.45
+"""Arms share the base's answers, so they are ruled out together or not at all more often than independent ones would be:
+with gains correlated by a half, the chance of all six is about this power of the product of their chances."""
 _CRITICAL = 1.96
 
 Stop = Literal["verdict", "futility"]
@@ -204,18 +207,16 @@ class _Look:
         return all(self.case.gates[key].gain.high < self.case.settings.delta for key in self._keys(family))
 
     def chance_of_none(self) -> float:
-        """Chance that all items rule out every usable arm: between independent arms (the product) and the hardest alone."""
+        """Chance that all items rule out every usable arm."""
         case = self.case
         if not case.knowledge_settled:
             return 0.0
-        product = hardest = 1.0
+        product = 1.0
         for (family, _), gate in case.gates.items():
             if family in case.allowed and not gate.gain.high < case.settings.delta:
                 mean, spread, error = self._predicted(gate)
-                chance = float(ndtr((case.settings.delta - _CRITICAL * error - mean) / spread))
-                product, hardest = product * chance, min(hardest, chance)
-        # Arms share the base's answers, so they are ruled out together or not at all more often than not.
-        return float(np.sqrt(product * hardest))
+                product *= float(ndtr((case.settings.delta - _CRITICAL * error - mean) / spread))
+        return float(product**TOGETHER)
 
     def headroom(self) -> float:
         """Chance that the base leaves delta to gain at all."""

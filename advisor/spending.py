@@ -3,7 +3,7 @@
 Lan and DeMets (1983), Biometrika 70:659: a function of the information fraction says how much of alpha has been
 spent by each look; the nominal level of a look follows from the joint distribution of the looks' statistics, by the
 recursive integration of Armitage, McPherson and Rowe (1969), JRSS A 132:235. The function is the power family of Kim
-and DeMets (1987), Biometrika 74:149, alpha * t**POWER: 1 is close to Pocock's bounds, 3 to O'Brien and Fleming's.
+and DeMets (1987), Biometrika 74:149, alpha * t**power: 1 is close to Pocock's bounds, 3 to O'Brien and Fleming's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-POWER = 2.0
-"""Between Pocock and O'Brien-Fleming: clear cases stop early, and the last look keeps nearly all of alpha."""
+POWERS = ((150, 3.0), (10**9, 2.0))
+"""Exponent by the planned number of items, at most: a small set needs nearly all of alpha at its last look, a large one has
+the items to stop early on."""
 FIRST_LOOK = 12
 """Items before the first look: a gain of 60 points can be shown by then, and an idle arm begins to look idle."""
 GROWTH = 1.6
@@ -50,7 +51,8 @@ def nominal_levels(sizes: Sequence[int], alpha: float = 0.05) -> tuple[float, ..
         sizes: items seen at each look, rising; the last is the whole eval set (a tuple).
     """
     fractions = [size / sizes[-1] for size in sizes]
-    spent = [alpha * t**POWER for t in fractions]
+    power = next(power for most, power in POWERS if sizes[-1] <= most)
+    spent = [alpha * t**power for t in fractions]
     levels: list[float] = []
     density: NDArray[np.float64] | None = None
     grid = np.zeros(0)

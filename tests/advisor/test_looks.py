@@ -17,14 +17,14 @@ from tests.advisor.tables import rows
 
 
 def replay(
-    arms: Sequence[str], blocks: Mapping[str, int], dear: Sequence[str] = (), target: float = 0.9
+    arms: Sequence[str], blocks: Mapping[str, int], dear: Sequence[str] = (), delta: float = 0.05
 ) -> tuple[Verdict, Progress, list[Step]]:
     """The verdict of asking the items of `blocks` in a shuffled order, step by step."""
     every = rows(arms, blocks)
     items = sorted({row.item for row in every})
     order = [items[i] for i in np.random.default_rng(5).permutation(len(items))]
     cells = {(row.item, row.arm): row for row in every}
-    settings = DecisionSettings(target=target)
+    settings = DecisionSettings(delta=delta)
     progress = Progress(len(items), tuple(arms))
     steps = schedule(progress, lambda: settings, dear)
     asked: dict[str, int] = {}
@@ -37,11 +37,33 @@ def replay(
             made.append(steps.send(table))
         except StopIteration:
             assert progress.asked == asked
-            settings = DecisionSettings(target=target, alpha=progress.alpha, stepwise=True)
+            settings = DecisionSettings(delta=delta, alpha=progress.alpha, stepwise=True)
             return decide(table, settings), progress, made
 
 
 ARMS = ["closed", "prompt", "few_shot:3", "oracle", "retrieved", "tune"]
+
+
+@pytest.mark.parametrize(
+    ("arms", "blocks", "delta", "route", "at_most"),
+    [
+        (["closed", "oracle", "retrieved"], {"WCC": 10, "WCW": 5, "WWW": 45}, 0.05, "rag", 0.9),
+        (
+            ["closed", "prompt", "few_shot:3", "few_shot:8", "tune:head", "tune:lora"],
+            {"WWWWCC": 30, "WWWWCW": 50, "WWWCCW": 4, "WWCWCW": 1, "WWWWWW": 15},
+            *(0.05, "tune", 1 / 3),
+        ),
+        (["closed", "prompt", "few_shot:3", "few_shot:8", "tune:lora"], {"WWWWC": 4, "WWWWW": 196}, 0.1, "none", 1 / 3),
+    ],
+    ids=["xquad", "banking77", "gsm8k"],
+)
+def test_the_shipped_examples_keep_their_verdicts_for_a_part_of_the_calls(
+    arms: list[str], blocks: dict[str, int], delta: float, route: str, at_most: float
+) -> None:
+    """Right answers of each arm about as the starter model's full grid gave them."""
+    verdict, progress, _ = replay(arms, blocks, dear=["tune:lora"], delta=delta)
+    assert verdict.route == route
+    assert progress.calls <= at_most * progress.full_calls
 
 
 def test_a_clear_gap_in_knowledge_stops_with_a_part_of_the_calls() -> None:

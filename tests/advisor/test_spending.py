@@ -39,8 +39,8 @@ def test_a_walk_without_drift_is_called_a_gain_in_five_of_a_hundred(items: int) 
     assert crossed == pytest.approx(0.05, abs=0.006)
 
 
-def test_the_bounds_of_two_equal_steps_are_the_published_ones() -> None:
-    # Kim and DeMets' power family with exponent 2 at t = 0.5 spends a quarter: 0.0125 two-sided, z = 2.4977.
+def test_the_first_look_spends_what_the_family_says() -> None:
+    # Kim and DeMets' power family with exponent 3 has spent an eighth of 0.05 at half of the items.
     first, last = nominal_levels((50, 100))
-    assert first == pytest.approx(0.0125, abs=1e-4)
-    assert 0.0375 < last < 0.05
+    assert first == pytest.approx(0.05 / 8, abs=1e-4)
+    assert 0.044 < last < 0.05
