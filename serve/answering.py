@@ -13,12 +13,14 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from core import types
+from core.engines.base import Engine
 from core.types import Completion, Delta
 from serve.access import caller_of, check_model
 from serve.asked import Asked, asking
 from serve.catalog import Catalog, Served, UnknownModel
 from serve.errors import as_api_error, queue_full
 from serve.metering import Meter, meter_of
+from serve.store_search import StoreDocuments
 from serve.workers import QueueFull, Work, Workers
 
 T = TypeVar("T")
@@ -31,6 +33,13 @@ Make = Callable[[Served, int], types.Request]
 class Piece(NamedTuple):
     delta: Delta
     fingerprint: str
+
+
+class Documents(NamedTuple):
+    """Documents that one request's answers rest on."""
+
+    searcher: StoreDocuments
+    top_k: int
 
 
 class ClientGone(Exception):
@@ -78,8 +87,13 @@ class Answering:
 
 
 @asynccontextmanager
-async def answering(request: Request, model: str, make: Make, choices: int = 1) -> AsyncIterator[Answering]:
+async def answering(
+    request: Request, model: str, make: Make, choices: int = 1, documents: Documents | None = None
+) -> AsyncIterator[Answering]:
     """`choices` answers of `model`. What fails before the first piece is raised as an ApiError; later, from `deltas`.
+
+    Args:
+        documents: what the answers are to rest on, beside what the model itself retrieves.
 
     Raises:
         ApiError: what went wrong, as clients see it.
@@ -91,7 +105,7 @@ async def answering(request: Request, model: str, make: Make, choices: int = 1) 
     meter.model, asked = model, Asked(tenant=caller_of(request).tenant)
 
     def body(choice: int) -> Generator[Piece, None, None]:
-        return _answer(catalog, model, make, choice, asked, meter)
+        return _answer(catalog, model, make, choice, asked, meter, documents)
 
     try:
         check_model(request, model)
@@ -126,16 +140,23 @@ def new_id(prefix: str) -> str:
 
 
 def _answer(
-    catalog: Catalog, model: str, make: Make, choice: int, asked: Asked, meter: Meter
+    catalog: Catalog, model: str, make: Make, choice: int, asked: Asked, meter: Meter, documents: Documents | None
 ) -> Generator[Piece, None, None]:
     """Runs in a worker thread."""
     with catalog.lease(model) as served, asking(asked):
         asked.use_case, asked.base_model, asked.engine = served.use_case, served.base_model, served.engine_kind
         wanted = meter.wanted[choice] = make(served, choice)
-        deltas = cast(Generator[Delta, None, None], served.engine.stream(wanted))
+        engine = served.engine if documents is None else _over(served.engine, documents)
+        deltas = cast(Generator[Delta, None, None], engine.stream(wanted))
         with closing(deltas):
             for delta in deltas:
                 yield Piece(delta, served.fingerprint)
+
+
+def _over(engine: Engine, documents: Documents) -> Engine:
+    from rag.engine import RagEngine
+
+    return RagEngine(engine, documents.searcher, documents.top_k)
 
 
 async def _next(pieces: AsyncIterator[T]) -> T:

@@ -47,6 +47,16 @@ def asking(asked: Asked) -> Iterator[None]:
         _ASKED.reset(token)
 
 
+@contextmanager
+def retrieving() -> Iterator[None]:
+    """The block's time is what the answer's retrieval took."""
+    started = time.monotonic()
+    yield
+    asked = _ASKED.get()
+    if asked is not None:
+        asked.retrieval_s = (asked.retrieval_s or 0.0) + time.monotonic() - started
+
+
 class Watched:
     """A retriever that shows each caller only what is theirs, and times itself. A `rag.engine.Searcher`."""
 
@@ -55,11 +65,8 @@ class Watched:
 
     def search(self, texts: Sequence[str], top_k: int) -> list[list[Source]]:
         asked = _ASKED.get()
-        started = time.monotonic()
-        found = self._retriever.search(texts, top_k, filter=tenant_filter(asked.tenant if asked else {}))
-        if asked is not None:
-            asked.retrieval_s = (asked.retrieval_s or 0.0) + time.monotonic() - started
-        return found
+        with retrieving():
+            return self._retriever.search(texts, top_k, filter=tenant_filter(asked.tenant if asked else {}))
 
 
 def tenant_filter(tenant: Mapping[str, str]) -> Filter | None:

@@ -67,10 +67,17 @@ Stop = Annotated[
 ]
 
 
+def _nullable(schema: dict[str, Any]) -> None:
+    """Let the JSON schema say that a field which may be left out may also be null."""
+    for name, field in schema.get("properties", {}).items():
+        if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
+            schema["properties"][name] = {"anyOf": [field, {"type": "null"}]}
+
+
 class Strict(BaseModel):
     """No coercion, no unknown fields; a field given as null counts as not given."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra=_nullable)
 
     @model_validator(mode="before")
     @classmethod
@@ -89,6 +96,15 @@ def bias_of(value: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
     """logit_bias as engines take it."""
     return tuple((int(token), float(bias)) for token, bias in value.items())
 
+
+def _off(value: bool) -> bool:
+    if value:
+        raise PydanticCustomError("unsupported_value", "is only supported as false")
+    return value
+
+
+OnlyFalse = Annotated[bool, AfterValidator(_off), WithJsonSchema({"type": "boolean", "enum": [False]})]
+"""Literal[False] would take 0 for false."""
 
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[

@@ -7,7 +7,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from core.files import read_own_jsonl
 from core.workspace import UseCaseFolder, Workspace
@@ -41,16 +41,20 @@ class FineTuning:
         batch_size: Number,
         learning_rate_multiplier: Number,
         metadata: Mapping[str, str] | None,
+        method: Literal["supervised", "dpo"] = "supervised",
+        beta: Number = None,
     ) -> Job:
         """A new job. Its files stay with it, whatever becomes of the uploads.
 
         Args:
-            epochs, batch_size, learning_rate_multiplier: None: chosen from the data and the model.
+            epochs, batch_size, learning_rate_multiplier, beta: None: chosen from the data and the model.
         """
         given = {"training": training, "validation": validation}
         names = {f"{role}_file": _local_name(role, file) for role, file in given.items()}
         spec = {
             **names,
+            "method": method,
+            "beta": beta,
             "base_model": base_model,
             "training_file_id": training.id,
             "validation_file_id": None if validation is None else validation.id,
@@ -113,6 +117,8 @@ class FineTuning:
             "batch_size": _auto(spec["recipe"]["batch_rows"]),
             "learning_rate_multiplier": _auto(spec["learning_rate_multiplier"]),
         }
+        method = spec["method"]
+        beta = {"beta": _auto(spec["beta"])} if method == "dpo" else {}
         return {
             "id": job.id,
             "object": "fine_tuning.job",
@@ -123,7 +129,7 @@ class FineTuning:
             "organization_id": "tunefork",
             "status": job.state,
             "hyperparameters": hyperparameters,
-            "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+            "method": {"type": method, method: {"hyperparameters": hyperparameters | beta}},
             "training_file": spec["training_file_id"],
             "validation_file": spec["validation_file_id"],
             "result_files": [],
@@ -184,7 +190,7 @@ def _auto(value: Number) -> Any:
 def _said(row: Mapping[str, Any]) -> str:
     if "dev_loss" in row:
         return f"step {row['step']}: loss on held-out rows {row['dev_loss']:.4f}"
-    return f"step {row['step']}: training loss {row['loss']:.4f}"
+    return f"step {row['step']}: training loss {row['loss']:.4f}" if "loss" in row else f"step {row['step']}"
 
 
 def _event(job: Job, id: str, at: int, level: str, message: str, type: str, data: Any) -> dict[str, Any]:

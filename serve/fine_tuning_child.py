@@ -6,11 +6,13 @@ goes on from the training's own checkpoint.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
+from core.files import write_text
 from core.models import local_folder
 from core.remedy import Remedy, save_remedy
 from core.rows import Row, read_rows
@@ -34,19 +36,21 @@ def fine_tune(name: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     """{"fine_tuned_model", "trained_tokens", "step", "metrics"} once `name` is served."""
     workspace = open_workspace()
     settings = UseCase(name=name, base_model=spec["base_model"], seed=spec["seed"])
-    train = _rows(folder / spec["training_file"], "training_file")
     held_out = _rows(folder / spec["validation_file"], "validation_file") if spec["validation_file"] else []
+    train = _prefer if spec["method"] == "dpo" else _supervise
     home = UseCaseFolder(workspace.path / "use_cases" / name)
     if home.adapters.newest() is None:
         with home.adapters.build() as staging:
             try:
-                train_lora(staging, settings, workspace, train, _recipe(spec, workspace), source=None)
+                train(staging, settings, workspace, spec, folder / spec["training_file"])
             except DataError as exc:
                 raise BadFile(exc, "training_file") from exc
     version = home.adapters.newest()
     assert version is not None
     origin = load_origin(home.adapters.folder / version)
-    metrics: dict[str, Any] = {"step": origin.scores["best_step"], "valid_loss": origin.scores["dev_loss"]}
+    # Preference tuning keeps the last weights; supervised tuning the best on the held-out rows.
+    step = origin.scores.get("best_step", origin.scores["steps"])
+    metrics: dict[str, Any] = {"step": step, "valid_loss": origin.scores.get("dev_loss")}
     if held_out:
         metrics["full_valid_loss"] = _loss(home.adapters.folder / version, settings, workspace, held_out)
     home.adapters.activate(version)
@@ -62,8 +66,8 @@ def fine_tune(name: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     workspace.declare(name, {"base_model": settings.base_model, "seed": settings.seed})
     return {
         "fine_tuned_model": name,
-        "trained_tokens": origin.scores["tokens"],
-        "step": origin.scores["best_step"],
+        "trained_tokens": origin.scores.get("tokens"),
+        "step": step,
         "metrics": metrics,
     }
 
@@ -75,18 +79,47 @@ def _rows(path: Path, param: str) -> list[Row]:
         raise BadFile(exc, param) from exc
 
 
-def _recipe(spec: dict[str, Any], workspace: Workspace) -> LoraRecipe:
+def _supervise(target: Path, settings: UseCase, workspace: Workspace, spec: dict[str, Any], file: Path) -> None:
     from transformers import AutoConfig
 
-    values: dict[str, Any] = {**spec["recipe"], "seed": spec["seed"], "skip_long": True}
+    rows = read_rows(file, "training")
+    values: dict[str, Any] = {**spec["recipe"], "seed": settings.seed, "skip_long": True}
     if spec["learning_rate_multiplier"] is not None:
-        config = AutoConfig.from_pretrained(local_folder(spec["base_model"], workspace.models)).get_text_config()
+        config = AutoConfig.from_pretrained(local_folder(settings.base_model, workspace.models)).get_text_config()
         # The default rate follows from the model alone.
         usual = settle(LoraRecipe(), rows=100, hidden=int(config.hidden_size)).learning_rate
         values["learning_rate"] = usual * spec["learning_rate_multiplier"]
     recipe = parse_recipe(LoraRecipe, values)
     assert isinstance(recipe, LoraRecipe)
-    return recipe
+    train_lora(target, settings, workspace, rows, recipe)
+
+
+def _prefer(target: Path, settings: UseCase, workspace: Workspace, spec: dict[str, Any], file: Path) -> None:
+    from tuning.preferences import DpoRecipe, read_preferences, train_preferences
+
+    values: dict[str, Any] = {**spec["recipe"], "seed": settings.seed, "beta": spec["beta"]}
+    if spec["learning_rate_multiplier"] is not None:
+        values["learning_rate"] = DpoRecipe().learning_rate * spec["learning_rate_multiplier"]
+    pairs = read_preferences(_as_pairs(file))
+    train_preferences(target, settings, workspace, pairs, parse_recipe(DpoRecipe, values))
+
+
+def _as_pairs(file: Path) -> Path:
+    """`file` with OpenAI's preference rows as rows that `tunefork tune` reads, each in its own place; others stay."""
+    if file.suffix != ".jsonl":
+        return file
+    lines = []
+    for line in file.read_text(encoding="utf-8-sig").splitlines():
+        try:
+            row = json.loads(line)
+            turns = row["input"]["messages"]
+            row = {"messages": turns, "chosen": row["preferred_output"], "rejected": row["non_preferred_output"]}
+            lines.append(json.dumps(row))
+        except (ValueError, KeyError, TypeError):
+            lines.append(line)  # the reader says what is wrong with it, or takes it as it is
+    pairs = file.with_name(f"pairs-{file.name}")
+    write_text(pairs, "\n".join(lines) + "\n")
+    return pairs
 
 
 def _loss(adapter: Path, settings: UseCase, workspace: Workspace, rows: Sequence[Row]) -> float:

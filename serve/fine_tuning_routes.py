@@ -1,7 +1,8 @@
-"""/v1/fine_tuning/jobs: supervised fine-tuning of a base model into a served name."""
+"""/v1/fine_tuning/jobs: from a base model and rows, or pairs of answers, to a served name."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -31,9 +32,30 @@ class Supervised(Strict):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
+class DpoHyperparameters(Hyperparameters):
+    beta: Literal["auto"] | Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] = "auto"
+
+
+class Dpo(Strict):
+    hyperparameters: DpoHyperparameters = DpoHyperparameters()
+
+
 class Method(Strict):
-    type: Literal["supervised"]
-    supervised: Supervised = Supervised()
+    type: Literal["supervised", "dpo"]
+    supervised: Supervised | None = None
+    dpo: Dpo | None = None
+
+    @model_validator(mode="after")
+    def _of_its_type(self) -> Method:
+        for other in {"supervised", "dpo"} - {self.type}:
+            if getattr(self, other) is not None:
+                raise at(f"method.{other}", f"is given, but the method's type is '{self.type}'")
+        return self
+
+    def settled(self) -> Hyperparameters:
+        if self.type == "dpo":
+            return (self.dpo or Dpo()).hyperparameters
+        return (self.supervised or Supervised()).hyperparameters
 
 
 class JobIn(Strict):
@@ -51,10 +73,20 @@ class JobIn(Strict):
     def _one_of(self) -> JobIn:
         if self.method is not None and self.hyperparameters is not None:
             raise at("hyperparameters", "are given in 'method' already")
+        if self.type == "dpo" and self.validation_file is not None:
+            raise at("validation_file", "is for the method 'supervised'", "unsupported_value")
+        if self.type == "dpo" and find_spec("trl") is None:
+            raise at(
+                "method.type", "needs an optional dependency this server lacks: tunefork[dpo]", "unsupported_value"
+            )
         return self
 
+    @property
+    def type(self) -> Literal["supervised", "dpo"]:
+        return "supervised" if self.method is None else self.method.type
+
     def settled(self) -> Hyperparameters:
-        return self.hyperparameters or (self.method or Method(type="supervised")).supervised.hyperparameters
+        return self.hyperparameters or (self.method or Method(type="supervised")).settled()
 
 
 class JobError(BaseModel):
@@ -73,9 +105,22 @@ class SupervisedOut(BaseModel):
     hyperparameters: HyperparametersOut
 
 
+class DpoHyperparametersOut(HyperparametersOut):
+    beta: float | Literal["auto"]
+
+
+class DpoOut(BaseModel):
+    hyperparameters: DpoHyperparametersOut
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class MethodOut(BaseModel):
-    type: Literal["supervised"] = "supervised"
-    supervised: SupervisedOut
+    type: Literal["supervised", "dpo"]
+    supervised: SupervisedOut | None = Field(default=None, exclude_if=_is_none)
+    dpo: DpoOut | None = Field(default=None, exclude_if=_is_none)
 
 
 class JobOut(BaseModel):
@@ -154,6 +199,8 @@ def create_job(request: Request, body: JobIn) -> JobOut:
         batch_size=_number(settings.batch_size),
         learning_rate_multiplier=_number(settings.learning_rate_multiplier),
         metadata=body.metadata,
+        method=body.type,
+        beta=_number(settings.beta) if isinstance(settings, DpoHyperparameters) else None,
     )
     return _out(services, job)
 

@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.types import ANY_OBJECT, Message, Tool, ToolCall, ToolChoice
-from serve.fields import ModelName, Strict, Temperature, Text, TopP, at
+from serve.fields import ModelName, OnlyFalse, Strict, Temperature, Text, TopP, at
 from serve.schemas import MAX_MESSAGES
+from serve.store_schemas import RankingOptions
 from serve.tool_schemas import MAX_TOOLS, Name, Schema, check_enforceable, chosen
 
 UNSUPPORTED = frozenset(
@@ -136,7 +137,10 @@ class ToolIn(Strict):
     parameters: Schema | None = None
     strict: bool = False
     vector_store_ids: Annotated[list[Text], Field(min_length=1, max_length=1)] | None = None
-    """The use case's own name."""
+    """The use case's own name, or the id of a vector store."""
+    filters: dict[str, Any] | None = None
+    max_num_results: Annotated[int, Field(ge=1, le=50)] | None = None
+    ranking_options: RankingOptions | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> ToolIn:
@@ -146,8 +150,16 @@ class ToolIn(Strict):
         if function == (self.vector_store_ids is not None):
             raise PydanticCustomError("value_error", "needs 'vector_store_ids' if, and only if, it is a file_search")
         if not function and (self.name or self.description or self.parameters):
-            raise PydanticCustomError("value_error", "is a file_search, which takes only 'vector_store_ids'")
+            raise PydanticCustomError("value_error", "is a file_search, which is no function")
+        if not self.of_store and (self.filters or self.max_num_results or self.ranking_options):
+            text = "takes 'filters', 'max_num_results' and 'ranking_options' only with the id of a vector store"
+            raise PydanticCustomError("value_error", text)
         return self
+
+    @property
+    def of_store(self) -> bool:
+        """Searches a vector store."""
+        return self.vector_store_ids is not None and self.vector_store_ids[0].startswith("vs_")
 
 
 def _choice(value: Any) -> Any:
@@ -212,10 +224,10 @@ class ResponseRequest(Strict):
     prompt_cache_options: dict[str, Any] | None = None
 
     # Accepted only as what this server does anyway.
-    background: Literal[False] | None = None
+    background: OnlyFalse | None = None
     truncation: Literal["disabled"] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    stream_options: dict[Literal["include_obfuscation"], Literal[False]] | None = None
+    stream_options: dict[Literal["include_obfuscation"], OnlyFalse] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -250,9 +262,9 @@ class ResponseRequest(Strict):
             word = "auto"  # what must be called is the search, which every question leads to
         return chosen(tools, word, name, "tools[{}].parameters")
 
-    def searched(self) -> str | None:
-        """The use case whose documents are to be searched."""
-        return next((t.vector_store_ids[0] for t in self.tools if t.vector_store_ids), None)
+    def searched(self) -> ToolIn | None:
+        """The search that is wanted."""
+        return next((t for t in self.tools if t.vector_store_ids), None)
 
     def json_schema(self) -> str | None:
         """The schema of the answer, as engines take it."""

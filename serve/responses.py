@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from core import types
 from core.types import Message, Sampling
 from serve.access import caller_of, check_model
-from serve.answering import Answering, ClientGone, answering, new_id, nobody_reads, unless_gone
+from serve.answering import Answering, ClientGone, Documents, answering, new_id, nobody_reads, unless_gone
 from serve.catalog import Catalog, Entry, Served
 from serve.errors import ERRORS, ApiError, as_api_error
 from serve.response_output import Output
@@ -29,9 +29,13 @@ from serve.response_schemas import (
 )
 from serve.response_store import Responses
 from serve.services import services_of
+from serve.stores_routes import store_documents
 from serve.streaming import EventStream
 
 Json = dict[str, Any]
+
+STORE_TOP_K = 4
+"""Passages of a vector store that stand in a prompt unless the client says; as many as of a use case's documents."""
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
@@ -56,7 +60,7 @@ async def create_response(request: Request, body: ResponseRequest) -> Response:
     if (wrong := unanswerable(items)) is not None:
         raise ApiError(400, f"'input' {wrong}", param="input", code="invalid_value")
     try:
-        entry = await asyncio.to_thread(_served, request, body)
+        entry, documents = await asyncio.to_thread(_served, request, body)
     except Exception as exc:
         raise as_api_error(exc, body.model) from exc
     messages = turns(items, body.instructions)
@@ -66,8 +70,9 @@ async def create_response(request: Request, body: ResponseRequest) -> Response:
 
     question = next(m.content for m in reversed(messages) if m.role == "user")
     try:
-        async with answering(request, entry.name, make) as answers:
-            output = Output(_response(body), question if "rag" in entry.route else None, body.include)
+        async with answering(request, entry.name, make, documents=documents) as answers:
+            searches = documents is not None or "rag" in entry.route
+            output = Output(_response(body), question if searches else None, body.include)
 
             async def keep() -> None:
                 if body.store:
@@ -152,22 +157,31 @@ def _before(store: Responses, owner: str, previous: str | None) -> list[Json]:
     return items
 
 
-def _served(request: Request, body: ResponseRequest) -> Entry:
-    """What answers: the model, or its variant with retrieval where the client wants the documents searched."""
+def _served(request: Request, body: ResponseRequest) -> tuple[Entry, Documents | None]:
+    """What answers, and over what: the model, or it with retrieval where the client wants documents searched."""
     catalog: Catalog = request.app.state.catalog
     check_model(request, body.model)
     entry, searched = catalog.entry(body.model), body.searched()
     if searched is None or body.tool_choice == "none":
-        return entry
-    if searched != entry.use_case:
-        text = "'vector_store_ids' must name the use case that answers: its documents are what can be searched here"
+        return entry, None
+    assert searched.vector_store_ids is not None
+    wanted = searched.vector_store_ids[0]
+    if wanted != entry.use_case and not searched.of_store:
+        text = "'vector_store_ids' must name a vector store, or the use case that answers"
         raise ApiError(400, text, param="tools", code="unsupported_value")
-    if "rag" in entry.route:
-        return entry
+    if "rag" in entry.route and not searched.of_store:
+        return entry, None
     if entry.variant == "tune" or entry.route == "tune":
         text = f"{body.model!r} answers with an adapter or head, over which nothing can be searched"
         raise ApiError(400, text, param="tools", code="unsupported_value")
-    return catalog.entry(f"{entry.use_case}:rag")
+    if not searched.of_store:
+        return catalog.entry(f"{entry.use_case}:rag"), None
+    if "rag" in entry.route:
+        # The store's files are searched in place of the use case's own documents, not beside them.
+        entry = catalog.entry(f"{entry.use_case}:base")
+    threshold = searched.ranking_options.score_threshold if searched.ranking_options is not None else 0.0
+    documents = store_documents(request, wanted, searched.filters, threshold or None)
+    return entry, Documents(documents, searched.max_num_results or STORE_TOP_K)
 
 
 def _request(body: ResponseRequest, messages: tuple[Message, ...], default_max_tokens: int) -> types.Request:

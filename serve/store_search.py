@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.errors import Locked
 from core.settings import UseCase
 from core.types import Source
 from core.workspace import UseCaseFolder, Workspace
-from serve.asked import tenant_values
+from serve.asked import retrieving, tenant_values
 from serve.holding import Held, KeyedLocks
 from serve.stores import Attributes, StoreFile, Stores
 
@@ -147,6 +147,34 @@ class StoreSearch:
                 if time.monotonic() > patient_until:
                     raise
                 time.sleep(0.05)
+
+
+class StoreDocuments:
+    """One store as far as one caller may see it: a `rag.engine.Searcher` for answers that rest on its files."""
+
+    def __init__(
+        self,
+        search: StoreSearch,
+        store: str,
+        filter: Filter | None = None,
+        tenant: Mapping[str, str] | None = None,
+        min_score: float | None = None,
+    ) -> None:
+        self._search = search
+        self._store = store
+        self._options: dict[str, Any] = {"filter": filter, "tenant": tenant, "min_score": min_score}
+
+    def search(self, texts: Sequence[str], top_k: int) -> list[list[Source]]:
+        """Passages for each text; a source's document is the file."""
+        with retrieving():
+            found = [self._search.search(self._store, [text], top_k, **self._options) for text in texts]
+        return [
+            [
+                Source(number, one.file_id, one.filename, one.text, one.score, dict(one.attributes))
+                for number, one in enumerate(results, start=1)
+            ]
+            for results in found
+        ]
 
 
 def _closer(retriever: Retriever) -> Callable[[], None]:

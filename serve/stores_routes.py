@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 
@@ -33,8 +33,11 @@ from serve.store_schemas import (
     StoreUpdate,
     TextOut,
 )
-from serve.store_search import Result
+from serve.store_search import Result, StoreDocuments
 from serve.stores import NewFile, StoreFile, expired
+
+if TYPE_CHECKING:
+    from rag.filters import Filter
 
 router = APIRouter(prefix="/v1", tags=["vector stores"])
 
@@ -127,20 +130,36 @@ def search_store(
     Raises:
         ApiError: there is no such store for this caller, it has expired, or `filters` are none.
     """
+    condition = _searchable(request, store_id, filters)
+    return services_of(request).search.search(
+        store_id, texts, top_k, filter=condition, tenant=caller_of(request).tenant, min_score=min_score
+    )
+
+
+def store_documents(
+    request: Request, store_id: str, filters: dict[str, Any] | None = None, min_score: float | None = None
+) -> StoreDocuments:
+    """What the caller of `request` may find in a store, for a RagEngine.
+
+    Raises:
+        ApiError: as `search_store`.
+    """
+    condition = _searchable(request, store_id, filters)
+    return StoreDocuments(services_of(request).search, store_id, condition, caller_of(request).tenant, min_score)
+
+
+def _searchable(request: Request, store_id: str, filters: dict[str, Any] | None) -> Filter | None:
+    """The filter, once it is certain that the store may be searched with it now."""
     from rag.filters import parse_filter
 
-    services = services_of(request)
-    row = _store(request, store_id)
-    if expired(row):
+    if expired(_store(request, store_id)):
         raise ApiError(400, f"the vector store '{store_id}' has expired", param="vector_store_id", code="expired")
     try:
         condition = None if filters is None else parse_filter(filters)
     except ConfigError as exc:
         raise ApiError(400, str(exc).replace("filter", "filters", 1), param="filters", code="invalid_value") from exc
-    services.stores.touch(store_id)
-    return services.search.search(
-        store_id, texts, top_k, filter=condition, tenant=caller_of(request).tenant, min_score=min_score
-    )
+    services_of(request).stores.touch(store_id)
+    return condition
 
 
 @router.post("/vector_stores/{store_id}/files", responses=ERRORS, operation_id="create_vector_store_file")

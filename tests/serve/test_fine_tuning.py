@@ -102,7 +102,9 @@ def test_job_trains_an_adapter_that_answers_under_its_own_name(
         ({"model": "faq"}, "model"),
         ({"training_file": "file-none"}, "training_file"),
         ({"training_file": "assistants"}, "training_file"),
-        ({"method": {"type": "dpo"}}, "method.type"),
+        ({"method": {"type": "reinforcement"}}, "method.type"),
+        ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised"),
+        ({"method": {"type": "supervised", "supervised": {"hyperparameters": {"beta": 0.1}}}}, None),
         ({"integrations": [{"type": "wandb"}]}, "integrations"),
         ({"hyperparameters": {"n_epochs": 0}}, None),
         ({"suffix": "x" * 41}, "suffix"),
@@ -121,7 +123,33 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     answer = httpx.post(f"{server.url}/v1/fine_tuning/jobs", json=whole)
     assert answer.status_code in (400, 404)
     found = answer.json()["error"]["param"]
-    assert found == param if param else found.startswith("hyperparameters.n_epochs")
+    assert found == param if param else "hyperparameters." in found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("starter_folder")
+def test_preferences_are_learnt_by_dpo(serve: Serve) -> None:
+    pytest.importorskip("trl")
+    client = serve().client()
+
+    def pair(n: int) -> dict[str, Any]:
+        return {
+            "input": {"messages": [{"role": "user", "content": f"Say {n}."}]},
+            "preferred_output": [{"role": "assistant", "content": f"{n}"}],
+            "non_preferred_output": [{"role": "assistant", "content": f"Certainly! Here is {n}."}],
+        }
+
+    job = client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=upload(client, "\n".join(json.dumps(pair(n)) for n in range(4)).encode()),
+        method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "batch_size": 2, "beta": 0.2}}},
+    )
+    assert job.method is not None
+    assert job.method.dpo is not None
+    wait_until(lambda: client.fine_tuning.jobs.retrieve(job.id).status not in ("queued", "running"), timeout_s=300)
+    job = client.fine_tuning.jobs.retrieve(job.id)
+    assert (job.status, job.error) == ("succeeded", None)
+    assert job.fine_tuned_model in {model.id for model in client.models.list()}
 
 
 @pytest.mark.slow

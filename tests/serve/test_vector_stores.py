@@ -11,10 +11,11 @@ import openai
 import pytest
 
 from core.workspace import Workspace
+from rag.filters import matches, parse_filter
 from serve.keys import KeyStore
-from serve.store_search import _condition
+from serve.store_search import Result, _condition
 from serve.stores import StoreFile
-from tests.serve.conftest import Server, wait_until
+from tests.serve.conftest import Server, declare, wait_until
 
 Serve = Callable[..., Server]
 
@@ -44,17 +45,18 @@ def test_whole_life_of_a_store(serve: Serve, workspace: Workspace) -> None:
     client = server.client()
     opening, tickets = upload(client, "opening.md", OPENING), upload(client, "tickets.md", TICKETS)
     image = upload(client, "logo.png", b"\x89PNG\0\1\2")
-    store = client.vector_stores.create(name="museum", file_ids=[opening], metadata={"team": "front desk"})
-    assert (store.name, store.status, store.file_counts.total) == ("museum", "in_progress", 1)
-    assert client.vector_stores.search(store.id, query="closed").data == []
+    store = client.vector_stores.create(name="museum", metadata={"team": "front desk"})
+    assert (store.name, store.status, store.file_counts.total) == ("museum", "completed", 0)
     batch = client.vector_stores.file_batches.create(
         store.id,
         files=[
+            {"file_id": opening},
             {"file_id": tickets, "attributes": {"topic": "money", "year": 2024, "public": True}},
             {"file_id": image},
         ],
     )
-    assert batch.file_counts.total == 2
+    assert batch.file_counts.total == 3
+    assert client.vector_stores.search(store.id, query="closed").data == []
     counts = indexed(client, store.id).file_counts
     assert (counts.completed, counts.failed, counts.total) == (2, 1, 3)
     failed = client.vector_stores.files.retrieve(image, vector_store_id=store.id)
@@ -63,7 +65,7 @@ def test_whole_life_of_a_store(serve: Serve, workspace: Workspace) -> None:
     assert str(workspace.path) not in failed.last_error.message
     assert client.vector_stores.file_batches.retrieve(batch.id, vector_store_id=store.id).status == "completed"
     listed = client.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id, filter="completed")
-    assert [file.id for file in listed] == [tickets]
+    assert [file.id for file in listed] == [tickets, opening]
 
     page = client.vector_stores.search(store.id, query="When is the museum closed?", max_num_results=2)
     assert (page.data[0].file_id, page.data[0].filename) == (opening, "opening.md")
@@ -76,6 +78,20 @@ def test_whole_life_of_a_store(serve: Serve, workspace: Workspace) -> None:
     assert client.vector_stores.search(store.id, query="ticket", filters=old).data == []
     certain = client.vector_stores.search(store.id, query="zebra crossing", ranking_options={"score_threshold": 0.99})
     assert certain.data == []
+
+    # An answer that rests on the store, by a model that repeats its prompt.
+    answer = client.responses.create(
+        model="smollm2-135m-instruct",
+        input="What does a ticket cost?",
+        tools=[{"type": "file_search", "vector_store_ids": [store.id], "filters": money, "max_num_results": 1}],
+        include=["file_search_call.results"],
+    )
+    assert "twelve euros" in answer.output_text
+    search, message = answer.output
+    assert search.type == "file_search_call"
+    assert [(one.file_id, one.filename) for one in search.results or ()] == [(tickets, "tickets.md")]
+    assert message.type == "message"
+    assert {note.file_id for note in message.content[0].annotations} == {tickets}  # type: ignore[union-attr]
 
     # Attributes are in force at once, and so is what was taken out.
     client.vector_stores.files.update(tickets, vector_store_id=store.id, attributes={"topic": "prices"})
@@ -166,13 +182,64 @@ def test_key_of_some_use_cases_sees_no_store_but_those_named(serve: Serve, works
         limited.vector_stores.search(other, query="x")
 
 
+@pytest.mark.parametrize("route", ["base", "rag"])
+def test_answer_rests_on_a_store_and_not_on_the_use_cases_own_documents(
+    serve: Serve, workspace: Workspace, route: str
+) -> None:
+    declare(workspace, "faq", route=route)
+    server = serve()
+    client = server.client()
+    store = client.vector_stores.create().id
+    asked: list[Any] = []
+
+    def search(store: str, texts: Any, top_k: int, **options: Any) -> list[Result]:
+        asked.append((store, texts, top_k, options))
+        return [Result("file-1", "prices.md", 0.5, {"topic": "money"}, "A ticket costs twelve euros.")]
+
+    server.app.state.services.search.search = search
+    tool: Any = {"type": "file_search", "vector_store_ids": [store], "max_num_results": 2}
+    tool |= {"filters": {"type": "eq", "key": "topic", "value": "money"}, "ranking_options": {"score_threshold": 0.1}}
+    options: Any = {"tools": [tool], "include": ["file_search_call.results"]}
+    answer = client.responses.create(model="faq", input="What is the price?", **options)
+    assert "twelve euros" in answer.output_text
+    found, message = answer.output
+    assert found.type == "file_search_call"
+    assert [(one.file_id, one.filename, one.attributes) for one in found.results or ()] == [
+        ("file-1", "prices.md", {"topic": "money", "cited": True})
+    ]
+    assert message.type == "message"
+    assert {note.file_id for note in message.content[0].annotations} == {"file-1"}  # type: ignore[union-attr]
+    wanted = {"filter": parse_filter(tool["filters"]), "tenant": {}, "min_score": 0.1}
+    assert asked == [(store, ["What is the price?"], 2, wanted)]
+
+
+@pytest.mark.parametrize(
+    ("tool", "param"),
+    [
+        ({"vector_store_ids": ["vs_none"]}, "vector_store_id"),
+        ({"vector_store_ids": ["faq"], "max_num_results": 2}, "tools[0]"),
+        ({"vector_store_ids": ["{store}"], "filters": {"type": "like"}}, "filters"),
+    ],
+)
+def test_search_that_cannot_be_made_is_refused(
+    serve: Serve, workspace: Workspace, tool: dict[str, Any], param: str
+) -> None:
+    declare(workspace, "faq")
+    server = serve()
+    store = server.client().vector_stores.create().id
+    tool = {"type": "file_search", **tool}
+    tool["vector_store_ids"] = [id.format(store=store) for id in tool["vector_store_ids"]]
+    body = {"model": "faq", "input": "x", "tools": [tool]}
+    answer = httpx.post(f"{server.url}/v1/responses", json=body)
+    assert answer.status_code in (400, 404)
+    assert answer.json()["error"]["param"] == param
+
+
 def store_file(id: str, **attributes: Any) -> StoreFile:
     return StoreFile(id, f"{id}.md", "vs", None, attributes, "completed", None, 1, 0)
 
 
 def test_tenant_finds_files_marked_as_theirs_and_rows_marked_so_in_files_that_are_not() -> None:
-    from rag.filters import matches
-
     files = {file.id: file for file in (store_file("a", org="acme"), store_file("b", org="other"), store_file("c"))}
     condition = _condition(files, None, {"org": "acme"})
     seen = {
