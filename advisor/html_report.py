@@ -105,7 +105,7 @@ def _quantity_chart(verdict: Document, arms: Sequence[Mapping[str, Any]]) -> dic
     scale = scale_over([value for _, e in known for value in (e["value"], *_ends(e)) if value is not None])
     rows = []
     for quantity, e in known:
-        points = FILTERS["points"] if quantity.gain else FILTERS["percent"]
+        points = FILTERS["points"] if quantity.difference else FILTERS["percent"]
         lines = [Line(delta, "delta")] if quantity.gain and delta is not None else []
         says = f"{quantity.name}: {points(e['value'])}, 95 % interval {interval(*_ends(e), points)}"
         track = interval_track(e["value"], *_ends(e), scale, says=says, kind=quantity.kind, bar=True, lines=lines)

@@ -14,9 +14,9 @@ Cells = Mapping[str, Mapping[str, Any]]
 CAUSES = {
     "suspect_gold": "the data checks doubt its gold answer: look at it before anything else",
     "not_in_corpus": "the gold answer stands in no document: add documents",
-    "retrieval_miss": "the gold passage fixes it, our retriever does not find it",
+    "retrieval_miss": "the gold passage fixes it, our retriever does not put it in the prompt",
     "retrieval_fixes": "a retrieved passage fixes it",
-    "context_ignored": "wrong even with the gold passage in the prompt",
+    "context_ignored": "wrong although the gold passage is in the prompt",
     "form_only": "the right answer in the wrong shape",
     "prompt_fixes": "an answer-format line fixes it",
     "few_shot_fixes": "demonstrations fix it",
@@ -32,6 +32,7 @@ def ledger(
     by_item: Mapping[str, Cells],
     covered: Mapping[str, bool] | None,
     suspect: Set[str] = frozenset(),
+    shown: Mapping[str, bool] | None = None,
 ) -> list[dict[str, Any]]:
     """A row for every item that the base model does not get right.
 
@@ -39,6 +40,7 @@ def ledger(
         by_item: item id -> arm -> outcome row.
         covered: item id -> whether some document holds its gold answer; None without documents.
         suspect: items whose gold answers conflict with those of another row.
+        shown: item id -> whether our retriever puts a gold document in the prompt; None where none are marked.
     """
     failed = []
     for row in rows:
@@ -54,7 +56,7 @@ def ledger(
                 "item": row.id,
                 "cause": "suspect_gold"
                 if row.id in suspect
-                else _cause(cells, None if covered is None else covered.get(row.id)),
+                else _cause(cells, (covered or {}).get(row.id), (shown or {}).get(row.id)),
                 "input": row.input,
                 "gold": list(row.answers),
                 "answers": {arm: {"outcome": c["outcome"], "text": c["answer"]} for arm, c in cells.items()},
@@ -63,7 +65,7 @@ def ledger(
     return failed
 
 
-def _cause(cells: Cells, covered: bool | None) -> str:
+def _cause(cells: Cells, covered: bool | None, shown: bool | None) -> str:
     def right(kind: str) -> bool:
         return any(family(arm) == kind and cell["outcome"] == "correct" for arm, cell in cells.items())
 
@@ -77,7 +79,8 @@ def _cause(cells: Cells, covered: bool | None) -> str:
     if right("tune"):
         return "tuning_fixes"
     if right("oracle") or right("oracle_few_shot"):
-        return "retrieval_miss"
+        # A gold document that our retriever does show is not missed: the model did not read it there.
+        return "context_ignored" if shown else "retrieval_miss"
     if right("tune_retrieved") or right("tune_oracle"):
         return "both_needed"
     if covered is False:

@@ -45,6 +45,7 @@ def report_document(advice: Advice) -> dict[str, Any]:
     verdict = advice.verdict.to_json()
     materials, bench = advice.materials, advice.bench
     arms = [_arm(advice, arm, verdict) for arm in advice.arms]
+    retrieval = retrieval_readiness(bench.rows, bench.retriever, bench.settings.top_k)
     return {
         "schema_version": 1,
         "use_case": bench.settings.name,
@@ -70,9 +71,9 @@ def report_document(advice: Advice) -> dict[str, Any]:
         "arms": arms,
         "absent": [absent._asdict() for absent in advice.plan.absent],
         "checks": [_check(finding) for finding in materials.findings],
-        "retrieval": retrieval_readiness(bench.rows, bench.retriever, bench.settings.top_k),
+        "retrieval": retrieval,
         "hardware": _hardware(advice, arms),
-        "ledger": _ledger(advice),
+        "ledger": _ledger(advice, retrieval),
         "costs": _costs(advice, arms),
         "provenance": {
             "hashes": materials.hashes,
@@ -174,14 +175,18 @@ def _check(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _ledger(advice: Advice) -> dict[str, Any]:
+def _ledger(advice: Advice, retrieval: Mapping[str, Any] | None) -> dict[str, Any]:
     by_item: dict[str, dict[str, Any]] = {}
     for row in advice.outcomes:
         by_item.setdefault(row["item"], {})[row["arm"]] = row
     suspect = {
         item for finding in advice.materials.findings if finding.code == "conflicting_gold" for item in finding.items
     }
-    rows = ledger(advice.materials.rows, by_item, advice.covered, suspect)
+    shown = None
+    if retrieval is not None:
+        missed = set(retrieval["missed"])
+        shown = {row.id: row.id not in missed for row in advice.materials.rows if row.context_ids and row.answerable}
+    rows = ledger(advice.materials.rows, by_item, advice.covered, suspect, shown)
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["cause"]] = counts.get(row["cause"], 0) + 1

@@ -62,6 +62,11 @@ class Quantity(NamedTuple):
     gain: bool
     """A gain, to be held against delta; else a share of items."""
 
+    @property
+    def difference(self) -> bool:
+        """Written in points with a sign: a difference of two rates, whose interval may reach below 0."""
+        return self.gain or self.letter == "F"
+
 
 QUANTITIES = (
     Quantity(

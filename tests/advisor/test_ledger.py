@@ -60,3 +60,17 @@ def test_graded_answers_that_nobody_called_wrong_are_no_failures() -> None:
     row = Row("q", (Message("user", "?"),), ("gold",))
     graded = {"closed": {"outcome": None, "score": 0.3, "answer": "text"}}
     assert ledger([row], {"q": graded}, None) == []
+
+
+def test_an_item_whose_gold_is_in_doubt_is_named_before_any_remedy() -> None:
+    row = Row("q", (Message("user", "?"),), ("gold",))
+    (only,) = ledger([row], {"q": cells(closed="wrong", tune="correct")}, None, frozenset(["q"]))
+    assert only["cause"] == "suspect_gold"
+
+
+@pytest.mark.parametrize(("shown", "expected"), [(True, "context_ignored"), (False, "retrieval_miss")])
+def test_a_gold_document_that_our_retriever_shows_is_not_missed(shown: bool, expected: str) -> None:
+    row = Row("q", (Message("user", "?"),), ("gold",))
+    failed = cells(closed="wrong", oracle="correct", retrieved="wrong")
+    (only,) = ledger([row], {"q": failed}, None, shown={"q": shown})
+    assert only["cause"] == expected

@@ -37,6 +37,7 @@ def test_gold_in_the_prompt_depends_on_top_k_and_recall_does_not() -> None:
     assert (two["in_prompt"]["value"], four["in_prompt"]["value"]) == (0.5, 0.75)
     assert two["recall@5"]["value"] == four["recall@5"]["value"] == 0.75
     assert (two["n"], two["unknown_gold"]) == (4, 1)
+    assert (two["missed"], four["missed"]) == (["3", "4"], ["4"])
 
 
 def test_items_without_a_gold_document_are_counted_apart() -> None:
