@@ -108,6 +108,15 @@ def rate(table: OutcomeTable, arm: str, measure: Measure = "correct") -> Estimat
 
 def compare(table: OutcomeTable, a: Side, b: Side, measure: Measure = "correct") -> Comparison | None:
     """How much `a` gains over `b` on the items that both have answered; None when there is none."""
+    key = (a.name, a.variants, id(a.measure(measure)), b.name, b.variants, id(b.measure(measure)))
+    if key not in table.compared:
+        # The sides are kept beside the result: while they live, no other array has their id.
+        table.compared[key] = (_compare(table, a, b, measure), a, b)
+    found: Comparison | None = table.compared[key][0]
+    return None if found is None else replace(found, measure=measure)
+
+
+def _compare(table: OutcomeTable, a: Side, b: Side, measure: Measure) -> Comparison | None:
     first, second = a.measure(measure), b.measure(measure)
     if isinstance(first, Totals) or isinstance(second, Totals):
         assert isinstance(first, Totals)

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,8 @@ class OutcomeTable:
     metric: str
     content_given: bool
     """Some row says whether the content was right apart from the form; else content is correct."""
+    compared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Comparisons made of this table (evidence.compare): a rule asks for most of them several times."""
 
     @property
     def paired(self) -> bool:

@@ -191,7 +191,7 @@ def paired_bootstrap(
 def paired_p(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, draws: int = 9999, seed: int = 0) -> float:
     """Two-sided p of a sign-flip test on the cluster sums of `a - b` (graded scores).
 
-    Monte Carlo up to 1,000 clusters, the normal limit beyond.
+    Monte Carlo up to 400 clusters, the normal limit beyond.
     """
     first, second = _same_length(np.asarray(a, float), np.asarray(b, float))
     sums, _ = _cluster_sums(first - second, None if clusters is None else np.asarray(clusters))
@@ -199,7 +199,7 @@ def paired_p(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, draw
     if sums.size == 0:
         return 1.0
     observed = abs(float(sums.sum()))
-    if sums.size > 1000:
+    if sums.size > 400:
         return float(2 * ndtr(-observed / np.sqrt((sums * sums).sum())))
     signs = np.random.default_rng(seed).integers(0, 2, size=(draws, sums.size), dtype=np.int8) * 2 - 1
     extreme = (np.abs(signs @ sums) >= observed - 1e-9).sum()

@@ -596,6 +596,17 @@ def test_true_and_false_stand_for_1_and_0(tmp_path: Path, capsys: pytest.Capture
     assert decide(write(tmp_path / "a.jsonl", numbers), capsys) == decide(write(tmp_path / "b.jsonl", words), capsys)
 
 
+def test_a_comparison_that_was_made_before_is_the_same_comparison() -> None:
+    from advisor.case import Case as RuleCase
+    from advisor.outcomes import OutcomeTable
+    from advisor.rule import DecisionSettings
+
+    table = OutcomeTable.from_totals(totals(closed=(150, 60), prompt__1=(150, 80), prompt__2=(150, 62)))
+    case = RuleCase(table, DecisionSettings())
+    alone, chosen = case.against_closed["prompt:1"], case.gates["prompt", "correct"]
+    assert chosen.p == pytest.approx(2 * alone.p)  # the better of two pays for the choice, asked again or not
+
+
 _ARMS = ["closed", "few_shot:3", "few_shot:8", "oracle", "retrieved", "tune:head"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ def test_looks_rise_and_end_with_every_item(items: int) -> None:
 @given(st.integers(1, 3000))
 def test_levels_rise_and_never_exceed_alpha(items: int) -> None:
     levels = nominal_levels(look_sizes(items))
-    assert all(0 < a < b for a, b in zip(levels, levels[1:], strict=False))
+    assert all(0 < a < b for a, b in itertools.pairwise(levels))
     assert levels[-1] <= 0.05 + 1e-9
 
 
