@@ -34,6 +34,11 @@ def needs(case: Case, route: Route, ready: bool | None) -> list[Need]:
     oracle = arms.ORACLE in case.measured or arms.ORACLE_FEW_SHOT in case.measured
     own = arms.RETRIEVED in case.measured
     tuned = arms.TUNE in case.measured
+    found += [
+        Need(f"arm:{arm}", items, "every call of it failed; run it again once that is mended")
+        for arm in case.table.names
+        if case.table.counts(arm).n == 0 and arms.family(arm) in arms.REMEDIES
+    ]
     open_question = route in ("undecided", "none")
     if open_question and not oracle:
         why = (

@@ -164,7 +164,8 @@ def _parse_lines(text: str, source: str) -> tuple[list[int], list[Any]]:
         try:
             values.append(json.loads(line))
         except (json.JSONDecodeError, RecursionError) as exc:
-            raise DataError(f"not JSON ({exc}): {short(line.strip())}", source, number) from exc
+            hint = "" if values else "; decide reads JSONL rows or one JSON object of totals"
+            raise DataError(f"not JSON ({exc}): {short(line.strip())}{hint}", source, number) from exc
         lines.append(number)
     return lines, values
 

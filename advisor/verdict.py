@@ -85,7 +85,7 @@ def decide(table: OutcomeTable, settings: DecisionSettings | None = None) -> Ver
     return Verdict(
         route=route,
         method=_method(case, route),
-        confidence=round(shares[leading], 4),
+        confidence=round(min(shares[leading], _by_constraint(case, route)), 4),
         route_arm=_shipped(case, route),
         ready=ready,
         delta=settings.delta,
@@ -103,6 +103,18 @@ def route_shares(case: Case) -> dict[Route, float]:
     chosen = choose(drawn(case), case.settings, case.cheaper)
     counts = np.bincount(chosen, minlength=len(ROUTES))
     return {route: float((counts[i] + 0.5) / (len(chosen) + 0.5 * len(ROUTES))) for i, route in enumerate(ROUTES)}
+
+
+def _by_constraint(case: Case, route: Route) -> float:
+    """Chance that retrieval is no worse than the base, where a constraint and no evidence chose it; else 1.
+
+    What is declared is certain, but a verdict that nobody measured is not: one half without a retrieval arm.
+    """
+    if not case.settings.must_retrieve or route != "rag":
+        return 1.0
+    if case.rag_arm is None:
+        return 0.5
+    return float((case.draws.content[case.rag_arm] >= case.draws.content[arms.CLOSED]).mean())
 
 
 def _ready(case: Case, route: Route, realised: Estimate | None) -> bool | None:

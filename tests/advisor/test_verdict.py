@@ -210,6 +210,7 @@ def test_an_arm_of_errors_alone_is_absent() -> None:
     verdict = decide(table(["closed", "oracle", "tune"], {"WCE": 40, "CCE": 20}))
     assert verdict.route == "rag"
     assert "arm_failed" in warned(verdict)
+    assert "arm:tune" in needs(verdict)
     assert verdict.arms["tune"].rate is None
 
 
@@ -331,6 +332,7 @@ def test_a_hard_constraint_without_retrieval_arms_asks_for_them() -> None:
     )
     assert (verdict.route, verdict.ready) == ("rag", None)
     assert {"documents", "arm:retrieved"} <= needs(verdict)
+    assert verdict.confidence <= 0.5  # declared, and never measured
 
 
 def with_latency(arms: dict[str, float]) -> OutcomeTable:
