@@ -56,7 +56,7 @@ class Form:
 
 
 QUICK = Form("quick", 40, 40, 400, 500, 120.0, ("xquad-en", "pubmedqa", "banking77", "gsm8k"))
-FULL = Form("full", 100, 150, 1000, None, 300.0, tuple(spec.name for spec in USE_CASES))
+FULL = Form("full", 100, 150, 1000, None, 400.0, tuple(spec.name for spec in USE_CASES))
 
 
 def measure(spec: UseCaseSpec, form: Form, data: Path, home: Path, after_step: Callable[[], None]) -> None:
@@ -155,7 +155,7 @@ def _training(folder: UseCaseFolder, route: str) -> dict[str, Any] | None:
         return None
     origin = read_json(version / "origin.json")
     keep = ("steps", "planned_steps", "stopped", "dev_exact", "tokens_per_s")
-    return {"rows": origin["rows"], **{key: value for key, value in origin["scores"].items() if key in keep}}
+    return {"rows": origin["data"]["rows"], **{key: value for key, value in origin["scores"].items() if key in keep}}
 
 
 def _step(path: Path, form: Form, work: Callable[[], dict[str, Any]], after: Callable[[], None]) -> dict[str, Any]:
@@ -310,7 +310,7 @@ def _made() -> dict[str, Any]:
     import torch
 
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

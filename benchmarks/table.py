@@ -51,6 +51,62 @@ def verdict_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def advise_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, measured, target) of benchmarks/advise.py; what was not run or not finished is said."""
+    rows = [("picks within 5 points of the best arm", f"{result['right']} of {result['judged']} use cases", "all")]
+    for found in result["use_cases"]:
+        held, n = found["held_out"], found["drawn"]["held_out"]
+        what = f"{found['use_case']} ({found['chosen_for']}), {found['drawn']['eval']} + {n} items"
+        if "pick" not in found:
+            rows.append((what, f"not finished: {', '.join(found['missing_arms'])} to build", ""))
+            continue
+        pick, best = found["pick"], found["best"]
+        route = found["route"] if found["route"] in ("base", "none", "undecided") else pick
+        measured = f"{route}: {_percent(held[pick])}"
+        measured += "" if best == pick else f"; best {best}: {_percent(held[best])}"
+        rows.append((what, measured, "met" if found["within_delta"] else f"missed: {found['why']}"))
+    if result["not_run"]:
+        rows.append((f"not run: {', '.join(result['not_run'])}", "", ""))
+    return rows
+
+
+def ingest_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, measured, target) of benchmarks/ingest.py; a part that was not run has no row."""
+    rows = []
+    if "rate" in result:
+        rate = result["rate"]
+        cores = f"{rate['machine']['cores']} cores"
+        rows += [
+            (
+                f"ingest against the encoder alone, {rate['passages']:,} passages of {rate['files']} files, {cores}",
+                f"{rate['share']:.2f} ({rate['passages_per_s']:.0f} of {rate['encode_passages_per_s']:.0f} passages/s)",
+                ">= .85",
+            ),
+            ("the same again, unchanged", f"{rate['times_faster_unchanged']:.0f} times faster", ">= 50"),
+        ]
+    if "memory" in result:
+        sizes = sorted(result["memory"]["sizes"].values(), key=lambda one: one["passages"])
+        measured = ", ".join(f"{one['peak_mb']:.0f} MB at {one['passages']:,} passages" for one in sizes)
+        rows.append(("peak memory of an ingest", measured, "flat"))
+    for name in ("docs_raw_mix", "docs_postgresql15"):
+        if name in result:
+            one = result[name]
+            measured = f"{one['documents']} documents, {one['passages']:,} passages; {one['words_lost']} words lost"
+            rows.append((f"{name}: {one['files_found']} files, {one['words']:,} words", measured, "no loss"))
+    if "filters" in result:
+        found = result["filters"]
+        for share in ("0.01", "0.5"):
+            one = found["by_share"][share]
+            rows.append(
+                (
+                    f"filtered search, {one['passing']:,} of {found['passages']:,} passages pass",
+                    f"{100 * one['found']:.1f} % of the true ten best, p50 {one['p50_ms']:.1f} ms",
+                    "",
+                )
+            )
+    return rows
+
+
 def section() -> str:
     """The section between the markers: a table a result file that is there."""
     parts = ["## Figures", "", "Raw: `benchmarks/results/`; made by `python -m benchmarks.table`. Intervals are 95 %."]
@@ -61,6 +117,12 @@ def section() -> str:
             "The verdict on 20,000 simulated use cases with known truth (`benchmarks/verdicts.py`)",
             verdict_rows,
         ),
+        (
+            "advise",
+            "The advisor's pick on real data, asked on held-out items (`benchmarks/advise.py`, starter model)",
+            advise_rows,
+        ),
+        ("ingest", "Documents into an index (`benchmarks/ingest.py`, all-minilm-l6-v2)", ingest_rows),
     ):
         path = RESULTS / f"{name}.json"
         if path.exists():
