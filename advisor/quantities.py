@@ -11,6 +11,9 @@ from advisor.evidence import Draws, Measure, Side, compare, harm
 from advisor.outcomes import OutcomeTable, Totals
 from core.stats import Estimate, paired_difference, share, wilson
 
+READY_SHARE = 0.7
+"""R from which our retriever counts as realising what perfect retrieval would give (decision.md, rule 2)."""
+
 Quantities = dict[str, Estimate | None]
 
 

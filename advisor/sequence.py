@@ -19,13 +19,15 @@ from advisor import arm_names as arms
 from advisor.case import SHARE_OF_ITEMS, Case, Key
 from advisor.evidence import Comparison, Side, compare, rate, side
 from advisor.findings import NEAR_TARGET, tested
-from advisor.quantities import both_family
+from advisor.quantities import READY_SHARE, both_family
 from advisor.rule import ROUTES, Route, choose
 
 HOPELESS = 0.05
 """An arm whose chance to change the verdict is below this is dropped."""
 NONE_HOPELESS = 0.05
 """Below this chance that every arm is ruled out on all items, the rest is not run for the sake of `none`."""
+READY_OPEN = 0.2
+"""Whether retrieval is ready counts as open while the rest of the items may turn it with at least this chance."""
 TOGETHER = 0.45
 """Arms share the base's answers, so they are ruled out together or not at all more often than independent ones would be:
 with gains correlated by a half, the chance of all six is about this power of the product of their chances."""
@@ -124,6 +126,8 @@ def _leading(look: _Look, route: Route, pending: Collection[str]) -> Review:
             why[family] = f"it can hardly displace {ahead.name} any more"
     if route == "rag" and arms.RETRIEVED in pending:
         live.add(arms.RETRIEVED)
+    if route == "rag":
+        live |= look.readiness_open()
     top = rate(case.table, ahead.ship)
     for family in pending:
         if family not in live:
@@ -233,6 +237,33 @@ class _Look:
         base = rate(case.table, case.closed.ship)
         floor = case.settings.target - NEAR_TARGET * case.settings.delta
         return base.n < self.items and base.high >= case.settings.target and base.low < floor
+
+    def readiness_open(self) -> set[str]:
+        """The arms that must go on to tell whether our retriever is ready (verdict._ready, by content)."""
+        case = self.case
+        if arms.RETRIEVED not in case.measured or not case.table.paired:
+            return set()
+        own = case.measured[arms.RETRIEVED]
+        counts = case.table.counts(own.ship)
+        if counts.n + counts.error < case.table.counts(case.closed.ship).n:
+            return {arms.RETRIEVED}
+        gain = compare(case.table, own, case.closed, "content")
+        if gain is None:
+            return set()
+        mean, spread, error = self._predicted(gain)
+        if READY_OPEN < ndtr((mean - _CRITICAL * error) / spread) < 1 - READY_OPEN:
+            return {arms.RETRIEVED}
+        if arms.ORACLE not in case.measured or mean <= 0:
+            return set()
+        # R >= 0.7 is A4 - 0.7 A3 - 0.3 A0 >= 0, which has a mean and a standard error.
+        parts = [np.asarray(side_.content) for side_ in (own, case.measured[arms.ORACLE], case.closed)]
+        surplus = parts[0] - READY_SHARE * parts[1] - (1 - READY_SHARE) * parts[2]
+        surplus = surplus[~np.isnan(surplus)]
+        if surplus.size < 2:
+            return {arms.RETRIEVED, arms.ORACLE}
+        left = np.sqrt(max(1 - surplus.size / self.items, 1e-9) / surplus.size) * max(float(surplus.std()), 1e-9)
+        chance = float(ndtr(surplus.mean() / left))
+        return {arms.RETRIEVED, arms.ORACLE} if READY_OPEN < chance < 1 - READY_OPEN else set()
 
     def reaches(self, comparison: Comparison, least: float) -> float:
         """Chance that the difference on all items is at least `least`."""

@@ -13,7 +13,7 @@ from advisor.evidence import Comparison, at_least, compare, rate
 from advisor.findings import drawn, tested
 from advisor.needs import Need, needs
 from advisor.outcomes import OutcomeTable
-from advisor.quantities import Quantities, best_of, both_family, quantities
+from advisor.quantities import READY_SHARE, Quantities, best_of, both_family, quantities
 from advisor.reasons import Notice, reasons, warnings
 from advisor.rule import ROUTES, ArmCost, DecisionSettings, Route, choose
 from core.stats import Estimate
@@ -21,8 +21,6 @@ from core.stats import Estimate
 __all__ = ["ArmCost", "ArmSummary", "DecisionSettings", "Verdict", "decide", "route_shares"]
 
 SCHEMA_VERSION = 1
-READY_SHARE = 0.7
-"""R from which our retriever counts as realising what perfect retrieval would give (decision.md, rule 2)."""
 
 
 @dataclass(frozen=True, slots=True)

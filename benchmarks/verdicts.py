@@ -452,7 +452,7 @@ def reliability(trials: list[Trial]) -> list[dict[str, float]]:
 
 def jobs_for(quick: bool, seed: int) -> list[tuple[str, str, float, int, int, int, int]]:
     sizes = (15, 100, 400) if quick else SIZES
-    mixed, null, power = (10, 60, 100) if quick else (60, 200, 600)
+    mixed, null, power = (10, 60, 100) if quick else (40, 120, 500)
     # The targets are set at 100 items, so that size gets more.
     more = {} if quick else {100: 3}
     jobs = [

@@ -108,6 +108,16 @@ def test_every_arm_that_stopped_early_says_why() -> None:
     assert [look["items"] for look in found["looks"]] == sorted(look["items"] for look in found["looks"])
 
 
+def test_a_retriever_near_the_line_goes_on_until_it_is_known_whether_it_is_ready() -> None:
+    arms = ["closed", "oracle", "retrieved"]
+    verdict, progress, _ = replay(arms, {"WCC": 60, "WCW": 30, "WWW": 30})
+    assert (verdict.route, verdict.ready) == ("rag", False)
+    assert progress.asked["retrieved"] == progress.asked["closed"] > 60
+    clear, quick, _ = replay(arms, {"WCC": 95, "WCW": 5, "WWW": 20})
+    assert (clear.route, clear.ready) == ("rag", True)
+    assert quick.calls < progress.calls
+
+
 def test_an_arm_that_is_no_remedy_goes_on_while_the_run_does() -> None:
     arms = ["closed", "oracle", "tune", "wrong_passage"]
     _, progress, _ = replay(arms, {"WWWW": 150, "CCCC": 50})

@@ -28,7 +28,7 @@ def knows_only_its_passages(request: Request) -> str:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, home: Path) -> Path:
     """Rows with their gold passages, so that no index is needed: the arms are closed and oracle."""
     folder = tmp_path / "project"
     folder.mkdir()
