@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from core.errors import ArtifactError, DataError, Locked
+from core.errors import ArtifactError, DataError
 from core.files import read_json, sha256_file, write_json
 from core.jobs import job
-from core.locks import hold
 from core.progress import progress
 from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
@@ -93,12 +92,13 @@ def ingest(
     Raises:
         DataError: a path does not exist, or not one document could be read.
         Locked: another ingest of this use case is running.
-        UnknownName, ConfigError, EngineUnavailable, ArtifactError: the embedding model cannot be loaded.
+        UnknownName, ConfigError, EngineUnavailable, ArtifactError: the embedding model cannot be loaded, or the Chroma
+            server that the settings name cannot be reached.
     """
     start = time.monotonic()
     search = find_files(paths)
     with folder.lock("ingest"):
-        _sweep(folder)
+        _sweep(folder, settings.store)
         config = {"kind": "ingest", "settings": settings.model_dump(mode="json"), "paths": [str(p) for p in paths]}
         run = folder.new_run("ingest")
         with job(run, config):
@@ -123,12 +123,12 @@ def _ingest(
     with Parser() as parser:
         plan = [_planned(found, before, parser) for found in search.files]
         records = [one.record for one in plan]
-        if before is not None and before.holds(records):
+        if before is not None and before.origin.store == (settings.store or "") and before.holds(records):
             origin = before.origin
             version, changed, embedded, reused = before.folder.name, False, 0, origin.passages
         else:
             encoder = load_encoder(settings.embedding_model, workspace.models)
-            built = _build(folder, encoder, plan, before, parser)
+            built = _build(folder, encoder, plan, before, parser, settings.store)
             version, changed, origin, records = built.version, True, built.origin, built.records
             embedded, reused = built.embedded, built.reused
     if before is not None:
@@ -241,7 +241,12 @@ class _Built:
 
 
 def _build(
-    folder: UseCaseFolder, encoder: Encoder, plan: Sequence[_Planned], before: _Before | None, parser: Parser
+    folder: UseCaseFolder,
+    encoder: Encoder,
+    plan: Sequence[_Planned],
+    before: _Before | None,
+    parser: Parser,
+    server: str | None,
 ) -> _Built:
     chunking = Chunking(max_tokens=min(encoder.max_tokens, LONGEST_CHUNK))
     journal = _journal_root(folder) / encoder.fingerprint
@@ -250,7 +255,7 @@ def _build(
         from rag.nodes import pipeline, text_node
         from rag.store import create_store, storing
 
-        store = stack.enter_context(create_store(staging))
+        store = stack.enter_context(create_store(staging, server))
         writer = stack.enter_context(PassageWriter(staging))
         vectors = stack.enter_context(VectorWriter(staging, encoder.dimensions))
         known = [VectorFile(journal, encoder.dimensions)]
@@ -293,6 +298,7 @@ def _build(
             embedding_model=encoder.name,
             embedding_fingerprint=encoder.fingerprint,
             dimensions=encoder.dimensions,
+            store=server or "",
             language=language,
             chunking=chunking.to_json(),
             files=files,
@@ -427,27 +433,21 @@ def _journal_root(folder: UseCaseFolder) -> Path:
     return folder.index.folder / ".journal"
 
 
-def _sweep(folder: UseCaseFolder) -> None:
+def _sweep(folder: UseCaseFolder, server: str | None) -> None:
     """Remove what a killed ingest left. The journal stays: its vectors are the work that is not lost."""
     for leftover in folder.index.folder.glob(".v*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+    if server is not None:
+        from rag.chroma_server import sweep
 
-
-def version_lock(version: Path) -> Path:
-    """Lock file of one index version, beside its folder."""
-    return version.parent / f".{version.name}.lock"
+        sweep(server, folder.index.folder)
 
 
 def _drop_old(folder: UseCaseFolder) -> None:
     """Remove versions that are not in force. One that a server still reads goes with the next ingest."""
+    from rag.store import drop_version
+
     active = folder.index.active()
     for version in folder.index.all():
-        path = folder.index.folder / version
-        if active is not None and path.name == active.name:
-            continue
-        try:
-            with hold(version_lock(path), f"index {version}"):
-                folder.index.drop(version)
-        except Locked:
-            continue
-        version_lock(path).unlink(missing_ok=True)
+        if active is None or version != active.name:
+            drop_version(folder.index, version)

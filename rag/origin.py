@@ -42,6 +42,8 @@ class Origin(BaseModel):
     embedding_model: str
     embedding_fingerprint: str
     dimensions: int
+    store: str = ""
+    """URL of the Chroma server that has the collection; "" where it is in the version's folder."""
     language: str
     """What the lexical index stems for; "" is none."""
     chunking: dict[str, int]

@@ -189,8 +189,7 @@ def _words(version: Path, origin: Origin, samples: int) -> Iterator[str]:
 
 def _chroma(folder: UseCaseFolder, version: Path, origin: Origin, samples: int) -> Iterator[str]:
     """Every row is in the collection once, with the vector that is stored beside it, and a search finds it."""
-    from rag.ingest import version_lock
-    from rag.store import open_store
+    from rag.store import open_store, version_lock
 
     stored = open_vectors(version, origin.dimensions)
     with open_store(version, version_lock(version), f"the index of {folder.name!r}") as store:

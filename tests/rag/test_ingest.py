@@ -34,8 +34,7 @@ def passages(folder: UseCaseFolder) -> dict[str, list[str]]:
 
 def stored(folder: UseCaseFolder) -> int:
     """Vectors in Chroma's collection of the version in force."""
-    from rag.ingest import version_lock
-    from rag.store import open_store
+    from rag.store import open_store, version_lock
 
     version = folder.index.active()
     assert version is not None
@@ -198,8 +197,7 @@ def test_a_plain_llama_index_reads_the_collection(tmp_path: Path, ingest_into: I
     from llama_index.core.vector_stores.types import VectorStoreQuery
 
     from rag.embedding import load_encoder
-    from rag.ingest import version_lock
-    from rag.store import open_store
+    from rag.store import open_store, version_lock
 
     ingest_into("docs", write_corpus(tmp_path / "c.jsonl"))
     version = folder.index.active()
