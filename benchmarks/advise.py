@@ -84,6 +84,7 @@ def measure(spec: UseCaseSpec, form: Form, data: Path, home: Path, after_step: C
             "scorer": found.materials.scorer.name,
             "labels": found.materials.labels is not None,
             "format_line": bool(found.bench.answer_format),
+            "sequential": found.extras.get("sequential"),
             "pilots": {arm: pilot.train_s for arm, pilot in found.bench.pilots.items()},
         }
 
@@ -207,6 +208,7 @@ def use_case_result(spec: UseCaseSpec, form: Form, steps: Path) -> dict[str, Any
         "needs": verdict["needs"],
         "advised": {name: {key: a[key] for key in ("n", "correct", "rate")} for name, a in verdict["arms"].items()},
         "absent": advised["absent"],
+        "calls": {key: (advised.get("sequential") or {}).get(key) for key in ("calls", "full_calls", "stopped_by")},
         "held_out": arms,
         "wall_s": round(sum(step["wall_s"] for step in every), 1),
         "cpu_s": round(sum(step["cpu_s"] for step in every), 1),
@@ -243,18 +245,19 @@ def _why(pick: str, best: str, rates: Mapping[str, float], verdict: Mapping[str,
     """What the advisor had seen of the best arm when it did not pick it."""
     families = {"base": "closed", "few-shot": "few_shot", "rag": "retrieved", "rag+tune": "tune_retrieved"}
     wanted = families.get(best, best)
-    seen = [a["rate"] for name, a in verdict["arms"].items() if name == wanted or name.startswith(f"{wanted}:")]
+    arms = [arm for name, arm in verdict["arms"].items() if name == wanted or name.startswith(f"{wanted}:")]
+    seen = max((arm for arm in arms if arm["rate"] is not None), key=lambda arm: arm["rate"], default=None)
     base = verdict["arms"]["closed"]
     parts = []
     if verdict["route"] == "undecided":
         asks = "; ".join(need["what"] + ("" if need["n"] is None else f" ({need['n']})") for need in verdict["needs"])
         parts.append(f"undecided on {base['n']} items" + (f", asking for {asks}" if asks else ""))
-    if not seen:
+    if seen is None:
         parts.append(f"it measured no {wanted} arm")
     else:
         parts.append(
-            f"its {wanted} arm stood at {max(seen):.0%} of {base['n']} items (base {base['rate']:.0%}); built in full and"
-            f" held out, {best} has {rates[best]:.0%} against {rates[pick]:.0%}"
+            f"its {wanted} arm stood at {seen['rate']:.0%} of {seen['n']} items (base {base['rate']:.0%} of {base['n']});"
+            f" built in full and held out, {best} has {rates[best]:.0%} against {rates[pick]:.0%}"
         )
     return "; ".join(parts)
 
