@@ -47,8 +47,8 @@ def length_findings(
     found = []
     if golds:
         text = (
-            f"{len(golds)} of {len(rows)} gold answers are longer than an answer may be ({max_tokens} tokens): no arm can "
-            "give them whole; raise max_tokens, shorten the gold answers or take the rows out"
+            f"{len(golds)} of {len(rows)} gold answers are longer than an answer may be ({max_tokens} tokens): no "
+            "generated answer holds them whole; raise max_tokens, shorten the gold answers or take the rows out"
         )
         found.append(Finding("gold_too_long", text, len(golds), tuple(golds[:EXAMPLES]), tuple(golds)))
     inputs = [
