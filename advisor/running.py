@@ -52,6 +52,8 @@ class Running:
     order: tuple[int, ...]
     """Indices of the bench's rows in the order in which they are asked."""
     arms: dict[str, _Arm] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
+    """Arms whose pilot the budget did not hold."""
 
     def runs(self) -> tuple[ArmRun, ...]:
         """Every arm that was asked, in the plan's order, its rows in the bench's order."""
@@ -76,15 +78,13 @@ class Running:
 
     def ask(self, step: Step) -> int:
         """Ask as `step` says, as far as the budget goes; returns how many items every arm of it has answered then."""
-        for name in step.arms:
-            if name not in self.arms and not self._prepare(name):
-                return 0
+        names = [name for name in step.arms if name in self.arms or self._prepare(name)]
         reached = 0
         while True:
-            size = self._affordable(step)
+            size = self._affordable(names, step.items)
             if size <= reached and size < step.items:
                 return reached
-            for name in step.arms:
+            for name in names:
                 self._ask_arm(name, size)
             give_back()
             reached = size
@@ -92,24 +92,27 @@ class Running:
                 return reached
 
     def _prepare(self, name: str) -> bool:
-        """Build the arm; False where the budget does not hold what building it may cost."""
-        if self.budget.usd is not None:
+        """Build the arm; False where the budget does not hold what training its pilot may cost, and it is left out."""
+        if self.budget.usd is not None and name not in self.left_out:
             seconds = build_seconds(self.bench, name)
             if seconds and not self.budget.holds(self.budget.seconds_usd(seconds), 0):
-                return False
+                self.left_out.add(name)
+                say(f"{name}: training its pilot may take more than the budget has left; it is left out")
+        if name in self.left_out:
+            return False
         asked = prepare(self.bench, name)
         self.budget.spent_usd += self.budget.seconds_usd(asked.build_s)
         self.arms[name] = _Arm(asked)
         return True
 
-    def _affordable(self, step: Step) -> int:
-        """The most items, up to the step's, whose open calls the budget holds at their worst price."""
+    def _affordable(self, names: Sequence[str], items: int) -> int:
+        """The most items, up to `items`, whose open calls the budget holds at their worst price."""
         if not self.budget.limited:
-            return step.items
+            return items
         usd, calls = 0.0, 0
-        for size in range(step.items):
+        for size in range(items):
             row = self.order[size]
-            for name in step.arms:
+            for name in names:
                 arm = self.arms[name]
                 # A head is no model that calls are paid for; what was answered before is free.
                 paid = arm.asked.engine is self.bench.engine
@@ -118,7 +121,7 @@ class Running:
                     calls += 1
             if not self.budget.holds(usd, calls):
                 return size
-        return step.items
+        return items
 
     def _known(self, arm: _Arm, row: int) -> bool:
         return self.bench.cache.knows(arm.asked.identity, arm.asked.requests[row])
@@ -192,14 +195,22 @@ def run_steps(
         ConfigError: the budget does not pay for a single item in every arm of the first step; nothing was spent.
         EngineUnavailable: the engine is gone; what was answered is kept.
     """
-    items = len(run.bench.rows)
-    progress = Progress(items, run.planned, alpha=now().alpha)
-    if full or items < LEAST_ITEMS:
-        reached = run.ask(Step(run.planned, items))
-        progress.asked = {name: len(arm.results) for name, arm in run.arms.items() if arm.results}
-        if reached < items:
+    progress = Progress(len(run.bench.rows), run.planned, alpha=now().alpha)
+    if full or progress.items < LEAST_ITEMS:
+        reached = run.ask(Step(run.planned, progress.items))
+        if reached < progress.items:
             _out_of_budget(run, progress, reached)
-        return progress
+    else:
+        _step_by_step(run, progress, table, now)
+    progress.asked = {name: len(arm.results) for name, arm in run.arms.items() if arm.results}
+    why = "the budget does not hold the training of its pilot"
+    progress.dropped |= {arm: {"items": 0, "why": why} for arm in run.planned if arm in run.left_out}
+    return progress
+
+
+def _step_by_step(
+    run: Running, progress: Progress, table: Callable[[], OutcomeTable], now: Callable[[], DecisionSettings]
+) -> None:
     dear = [arm for arm in run.planned if arm != "tune:head" and build_seconds(run.bench, arm)]
     steps = schedule(progress, now, dear)
     step = next(steps)
@@ -207,19 +218,18 @@ def run_steps(
         reached = run.ask(step)
         if reached < step.items:
             steps.close()
-            progress.asked = {name: len(arm.results) for name, arm in run.arms.items() if arm.results}
             _out_of_budget(run, progress, reached)
             # The budget ended it, not the outcomes: the rest of alpha may be spent here.
             sizes = tuple(look["items"] for look in progress.looks if look["items"] < reached)
             progress.alpha = nominal_levels((*sizes, reached), now().alpha)[-1] if reached else progress.alpha
-            return progress
+            return
         found = table()
-        said = ", ".join(f"{arm} {_right(found, arm)}" for arm in step.arms)
-        say(f"{step.items} of {items} items: {said}")
+        said = ", ".join(f"{arm} {_right(found, arm)}" for arm in step.arms if arm in run.arms)
+        say(f"{step.items} of {progress.items} items: {said}")
         try:
             step = steps.send(found)
         except StopIteration:
-            return progress
+            return
 
 
 def build_seconds(bench: Bench, arm: str) -> float:

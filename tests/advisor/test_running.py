@@ -149,6 +149,21 @@ def test_what_cannot_be_kept_is_one_line(
     assert engine.requests == []
 
 
+def test_a_pilot_that_the_budget_does_not_hold_is_left_out_and_the_rest_is_asked(
+    workspace: Workspace, project: Path, base: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base(knows_only_its_passages)
+    rows = [{"id": f"t{i}", "question": f"Say {i}", "answer": f"word{i}"} for i in range(20)]
+    (project / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--train", str(project / "train.jsonl"), "--arms", "oracle,tune:lora", "--machine-usd-per-hour", "3600"]
+    verdict = advise(capsys, project, *options, "--budget", "100", "--full")
+    assert set(verdict["arms"]) == {"closed", "oracle"}
+    dropped = report_of(workspace, verdict)["sequential"]["dropped"]
+    assert [(entry["arm"], entry["why"]) for entry in dropped] == [
+        ("tune:lora", "the budget does not hold the training of its pilot")
+    ]
+
+
 def test_a_dry_run_says_whether_the_budget_holds_it_all(
     project: Path, base: Any, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
