@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from core.types import Source
 
 if TYPE_CHECKING:
     from rag.filters import Filter
-    from rag.retrieve import Retriever
 
 
 @dataclass
@@ -57,10 +56,16 @@ def retrieving() -> Iterator[None]:
         asked.retrieval_s = (asked.retrieval_s or 0.0) + time.monotonic() - started
 
 
+class Filtering(Protocol):
+    """What is needed of a `rag.retrieve.Retriever`, or of one with settings of its own."""
+
+    def search(self, texts: Sequence[str], top_k: int, *, filter: Filter | None = None) -> list[list[Source]]: ...
+
+
 class Watched:
     """A retriever that shows each caller only what is theirs, and times itself. A `rag.engine.Searcher`."""
 
-    def __init__(self, retriever: Retriever) -> None:
+    def __init__(self, retriever: Filtering) -> None:
         self._retriever = retriever
 
     def search(self, texts: Sequence[str], top_k: int) -> list[list[Source]]:

@@ -14,8 +14,10 @@ import openai
 import pytest
 
 from core.files import write_json
+from core.settings import UseCase
 from core.workspace import Workspace
 from serve.fine_tuning import model_name
+from serve.fine_tuning_child import _prefer
 from serve.job_child import without_paths
 from serve.jobs import ATTEMPTS, Job, Jobs
 from serve.state import State
@@ -126,11 +128,14 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     assert found == param if param else "hyperparameters." in found
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("starter_folder")
-def test_preferences_are_learnt_by_dpo(serve: Serve) -> None:
+def test_dpo_job_learns_from_openais_preference_rows(
+    serve: Serve, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the training itself, which tests/tuning/test_preferences.py is about."""
     pytest.importorskip("trl")
-    client = serve().client()
+    server = serve()
+    server.app.state.services.jobs._start = lambda job: None
+    client = server.client()
 
     def pair(n: int) -> dict[str, Any]:
         return {
@@ -139,17 +144,33 @@ def test_preferences_are_learnt_by_dpo(serve: Serve) -> None:
             "non_preferred_output": [{"role": "assistant", "content": f"Certainly! Here is {n}."}],
         }
 
+    hyperparameters: Any = {"n_epochs": 1, "batch_size": 2, "beta": 0.2, "learning_rate_multiplier": 2}
     job = client.fine_tuning.jobs.create(
         model=BASE,
-        training_file=upload(client, "\n".join(json.dumps(pair(n)) for n in range(4)).encode()),
-        method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "batch_size": 2, "beta": 0.2}}},
+        training_file=upload(client, "\n".join(json.dumps(pair(n)) for n in range(3)).encode()),
+        method={"type": "dpo", "dpo": {"hyperparameters": hyperparameters}},
+        seed=7,
     )
     assert job.method is not None
     assert job.method.dpo is not None
-    wait_until(lambda: client.fine_tuning.jobs.retrieve(job.id).status not in ("queued", "running"), timeout_s=300)
-    job = client.fine_tuning.jobs.retrieve(job.id)
-    assert (job.status, job.error) == ("succeeded", None)
-    assert job.fine_tuned_model in {model.id for model in client.models.list()}
+    assert job.method.dpo.hyperparameters is not None
+    assert job.method.dpo.hyperparameters.beta == 0.2
+
+    given: list[Any] = []
+    monkeypatch.setattr("tuning.preferences.train_preferences", lambda *arguments: given.append(arguments))
+    folder = server.app.state.services.jobs.folder(job.id)
+    spec = json.loads((folder / "spec.json").read_text())["spec"]
+    settings = UseCase(name="ft", base_model=BASE, seed=spec["seed"])
+    _prefer(tmp_path, settings, workspace, spec, folder / spec["training_file"])
+    ((_, _, _, pairs, recipe),) = given
+    assert [(p.messages[0].content, p.chosen, p.rejected, p.line) for p in pairs][1] == (
+        "Say 1.",
+        "1",
+        "Certainly! Here is 1.",
+        2,
+    )
+    assert (recipe.beta, recipe.epochs, recipe.batch_rows, recipe.seed) == (0.2, 1, 2, 7)
+    assert recipe.learning_rate == pytest.approx(1e-4)
 
 
 @pytest.mark.slow

@@ -242,9 +242,46 @@ class FakeRetriever:
 def test_tenant_sees_only_passages_of_its_own(tenant: dict[str, str], seen: int) -> None:
     asked = Asked(tenant=tenant)
     with asking(asked):
-        (found,) = Watched(FakeRetriever()).search(["q"], 10)  # type: ignore[arg-type]
+        (found,) = Watched(FakeRetriever()).search(["q"], 10)
     assert len(found) == seen
     assert asked.retrieval_s is not None
+
+
+@pytest.mark.usefixtures("encoder_folder")
+def test_keys_of_two_tenants_get_answers_from_their_own_documents(
+    serve: Serve, workspace: Workspace, store: KeyStore, tmp_path: Path
+) -> None:
+    from rag.ingest import ingest
+
+    rows = [
+        {"id": f"{org}-{n}", "text": f"The door code of {org} is {n}{len(org)}7.", "org": org}
+        for org in ("acme", "globex")
+        for n in range(3)
+    ]
+    corpus = tmp_path / "codes.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    declare(workspace, "codes", route="rag", top_k=6)
+    folder = workspace.use_case("codes")
+    ingest(folder, folder.settings(), workspace, [corpus])
+    server = serve()
+    question: Any = [{"role": "user", "content": "What is the door code of globex?"}]
+
+    def seen(secret: str, **options: Any) -> set[str]:
+        client = server.client(api_key=secret)
+        answer = client.chat.completions.create(model="codes", messages=question, **options)
+        sources = answer.choices[0].message.model_extra["sources"]  # type: ignore[index]
+        return {source["document_id"].partition("-")[0] for source in sources}
+
+    for org in ("acme", "globex"):
+        _, secret = store.create(tenant={"org": org})
+        assert seen(secret) == {org}
+    _, secret = store.create(tenant={"org": "nobody"})
+    answer = server.client(api_key=secret).chat.completions.create(model="codes", messages=question)
+    assert "sources" not in (answer.choices[0].message.model_extra or {})
+    _, everybody = store.create()
+    assert seen(everybody) == {"acme", "globex"}
+    figures = httpx.get(f"{server.url}/metrics", headers=headers(store.create(scopes=["admin"])[1])).text
+    assert 'tunefork_retrieval_seconds_count{use_case="codes"} 4.0' in figures
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.text(max_size=4), min_size=1), st.data())

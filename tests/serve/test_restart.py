@@ -63,35 +63,30 @@ def owner(home: Path, job: str) -> int:
 @pytest.mark.usefixtures("starter_folder", "encoder_folder")
 def test_kill_9_loses_no_file_no_store_and_no_job(home: Path, workspace: Workspace) -> None:
     with serving() as (server, url), client_of(url) as client:
-        kept = client.files.create(file=("rows.jsonl", rows(12)), purpose="fine-tune")
+        kept = client.files.create(file=("rows.jsonl", rows(24)), purpose="fine-tune")
         document = client.files.create(file=("a.md", b"# Soup\n\nThe cafe serves soup."), purpose="assistants")
-        watched, killed = (
-            client.fine_tuning.jobs.create(
-                model=BASE, training_file=kept.id, hyperparameters={"n_epochs": 1, "batch_size": 4}
-            )
-            for _ in range(2)
+        job = client.fine_tuning.jobs.create(
+            model=BASE, training_file=kept.id, hyperparameters={"n_epochs": 1, "batch_size": 4}
         )
-        wait_until(lambda: (home / "server" / "jobs" / watched.id / ".lock.owner").exists(), timeout_s=60)
+        wait_until(lambda: (home / "server" / "jobs" / job.id / ".lock.owner").exists(), timeout_s=60)
         store = client.vector_stores.create(file_ids=[document.id])
         server.kill()
         server.wait()
-        # The first job's process works on; its server is gone.
-        os.kill(owner(home, watched.id), 0)
+    # The job's process works on, without a server.
+    at_work = owner(home, job.id)
     with serving() as (server, url), client_of(url) as client:
-        assert client.files.content(kept.id).read() == rows(12)
-        wait_until(lambda: client.fine_tuning.jobs.retrieve(watched.id).status == "succeeded", timeout_s=200)
-        wait_until(lambda: client.fine_tuning.jobs.retrieve(killed.id).status == "running", timeout_s=60)
-        wait_until(lambda: (home / "server" / "jobs" / killed.id / ".lock.owner").exists(), timeout_s=60)
-        # Now both: the server and the job's own process.
+        assert client.files.content(kept.id).read() == rows(24)
+        assert client.fine_tuning.jobs.retrieve(job.id).status == "running"
+        assert owner(home, job.id) == at_work
+        # Now both: the server, and the job's own process.
         server.kill()
         server.wait()
-        os.kill(owner(home, killed.id), signal.SIGKILL)
+        os.kill(at_work, signal.SIGKILL)
     with serving() as (server, url), client_of(url) as client:
-        wait_until(lambda: client.vector_stores.retrieve(store.id).status == "completed", timeout_s=100)
+        wait_until(lambda: client.vector_stores.retrieve(store.id).status == "completed", timeout_s=150)
         assert client.vector_stores.search(store.id, query="soup").data[0].file_id == document.id
-        wait_until(lambda: client.fine_tuning.jobs.retrieve(killed.id).status == "succeeded", timeout_s=200)
-        names = [client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model for job in (watched, killed)]
-        assert set(names) <= {model.id for model in client.models.list()}
-        events = [event.message for event in client.fine_tuning.jobs.list_events(killed.id)]
+        wait_until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "succeeded", timeout_s=200)
+        assert client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model in {model.id for model in client.models.list()}
+        events = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
         assert any("begins again" in event for event in events)
         assert httpx.get(f"{url}/health").status_code == 200
