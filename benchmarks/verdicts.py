@@ -263,13 +263,15 @@ class Trial:
     """Whether the interval of the gain that a stepped verdict acts on holds the truth; None without action."""
 
 
-def trial(kind: str, n: int, cluster_size: int, seed: tuple[int, ...], fixed: World | None = None) -> Trial:
+def trial(
+    kind: str, n: int, cluster_size: int, seed: tuple[int, ...], fixed: World | None = None, in_steps: bool = True
+) -> Trial:
     rng = np.random.default_rng(seed)
     truth = fixed or world(kind, rng)
     rates = truth.rates
     table = sample(truth, n, rng, cluster_size)
     route, leading, confidence = ours(table)
-    steps = stepped(table, rng) if n >= LEAST_ITEMS else Stepped(route, 1.0, table)
+    steps = stepped(table, rng) if in_steps and n >= LEAST_ITEMS else Stepped(route, 1.0, table)
     chosen = {"ours": route, "plain": without_holm(table), "mean": best_mean(table), "steps": steps.route}
     # An arm that breaks a fifth of the items is not what a team would call the best arm.
     best = max(rates[arm] for arm in set(SHIPPED.values()) - truth.harmful)

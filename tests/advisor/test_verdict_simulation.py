@@ -19,14 +19,14 @@ def test_a_large_eval_set_gets_the_true_route(kind: str) -> None:
 
 
 def test_no_effect_is_rarely_acted_on_where_the_best_mean_nearly_always_is() -> None:
-    trials = [trial("null", 60, 1, (7, i)) for i in range(90)]
+    trials = [trial("null", 60, 1, (7, i), in_steps=False) for i in range(90)]
     assert np.mean([t.route in ACTIONS for t in trials]) <= 0.10  # 5 %, and two standard errors
     assert np.mean([t.mean in ACTIONS for t in trials]) > 0.5
 
 
 @pytest.mark.parametrize("kind", ["rag", "tune"])
 def test_twenty_points_are_seen_with_a_hundred_items(kind: str) -> None:
-    trials = [trial(kind, 100, 1, (8, i), powered(kind, 0.20)) for i in range(60)]
+    trials = [trial(kind, 100, 1, (8, i), powered(kind, 0.20), in_steps=False) for i in range(60)]
     assert np.mean([right(t, t.route) for t in trials]) >= 0.88
 
 
