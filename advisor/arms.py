@@ -153,7 +153,10 @@ def _tune(bench: Bench, arm: str) -> Asked:
 def _tune_retrieved(bench: Bench, arm: str) -> Asked:
     """The adapter is trained WITH passages, the way it is asked (RAFT); gold is in where the retriever finds it."""
     passages = _search(bench, bench.train)
-    rows = [replace(row, messages=grounded(row.messages, p)) for row, p in zip(bench.train, passages, strict=True)]
+    rows = [
+        replace(row, messages=grounded(row.messages, p, bench.settings.grounding))
+        for row, p in zip(bench.train, passages, strict=True)
+    ]
     kind = f"retrieved/{bench.index_identity}/{bench.settings.top_k}"
     pilot = lora_pilot(bench.folder, bench.settings, bench.workspace, rows, kind)
     bench.pilots[arm] = pilot
@@ -165,7 +168,10 @@ def _tune_retrieved(bench: Bench, arm: str) -> Asked:
 def _tune_oracle(bench: Bench, arm: str) -> Asked:
     """As `tune_retrieved`, trained and asked with gold passages: what tuning for passages could reach at best."""
     passages = oracle_passages(bench.train, bench.retriever, bench.settings.top_k, bench.settings.seed).per_row
-    rows = [replace(row, messages=grounded(row.messages, p)) for row, p in zip(bench.train, passages, strict=True)]
+    rows = [
+        replace(row, messages=grounded(row.messages, p, bench.settings.grounding))
+        for row, p in zip(bench.train, passages, strict=True)
+    ]
     kind = f"oracle/{bench.index_identity}/{bench.settings.top_k}"
     pilot = lora_pilot(bench.folder, bench.settings, bench.workspace, rows, kind)
     bench.pilots[arm] = pilot
@@ -209,7 +215,10 @@ def _grounded(
     formatted: bool = True,
     pilot: Pilot | None = None,
 ) -> Asked:
-    chats = [grounded(row.messages, sources) for row, sources in zip(bench.rows, passages, strict=True)]
+    chats = [
+        grounded(row.messages, sources, bench.settings.grounding)
+        for row, sources in zip(bench.rows, passages, strict=True)
+    ]
     return _asked(bench, chats, shots, formatted, pilot)
 
 

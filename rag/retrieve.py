@@ -6,9 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +16,13 @@ from core.search_settings import SearchSettings
 from core.settings import UseCase
 from core.types import Source
 from core.workspace import UseCaseFolder, Workspace
-from rag.diversity import Kept, marginal
+from rag.diversity import marginal
 from rag.embedding import Encoder, Vectors, load_encoder
 from rag.evidence import passage_evidence
 from rag.fields import Fields
 from rag.filters import Filter
 from rag.fusion import FOREIGN_WEIGHT, Hits, dense_weight, fused, ranked, squashed
+from rag.grouping import Found, grouped, rescored
 from rag.late import NAME as LATE
 from rag.late import LateInteraction, standing
 from rag.lexical import Lexical, Scored, best
@@ -42,12 +41,6 @@ Allowed = NDArray[np.bool_] | None
 """(passages,) which rows a search may return; None: all."""
 
 
-class Search(Protocol):
-    """Passages for texts, by settings and a filter that are fixed already."""
-
-    def __call__(self, texts: Sequence[str], top_k: int) -> list[list[Source]]: ...
-
-
 @dataclass(frozen=True)
 class _Asked:
     """One text, and what the whole index says about it."""
@@ -55,16 +48,6 @@ class _Asked:
     text: str
     vector: Vectors
     words: Scored
-
-
-@dataclass
-class _Found:
-    """A passage on its way to being a Source."""
-
-    source: Source
-    """Its score is that of the order it stands in, not yet squashed."""
-    row: int
-    """The chunk it was found by."""
 
 
 class Retriever:
@@ -156,9 +139,9 @@ class Retriever:
         """[n, dimensions] of texts to search with."""
         return self._encoder.queries(texts)
 
-    def using(self, settings: SearchSettings, filter: Filter | None = None) -> Search:
-        """`search` with other settings, and a filter that its caller cannot lift."""
-        return partial(self.search, settings=settings, filter=filter)
+    def using(self, settings: SearchSettings) -> View:
+        """This retriever, searching with other settings."""
+        return View(self, settings)
 
     def _near(self, vectors: Vectors, k: int, allowed: Allowed) -> list[Hits]:
         """The `k` rows nearest to each vector, by cosine."""
@@ -186,12 +169,11 @@ class Retriever:
             depth = max(depth, settings.rerank_depth)
         if settings.mmr is not None:
             depth = max(depth, MMR_POOL * top_k)
-        found = self._grouped(self._fused(asked, near, count, settings), depth, settings.near_duplicates)
-        squash = settings.rerank_model == LATE or (settings.method == "hybrid" and settings.fusion == "convex")
-        if settings.rerank_model == LATE:
-            found = self._late(asked, found, settings.rerank_depth)
-        elif settings.rerank_model is not None:
-            found, squash = self._reranked(asked.text, found, settings.rerank_model, settings.rerank_depth), False
+        found = grouped(self._passages, self._fused(asked, near, count, settings), depth, settings.near_duplicates)
+        squash = settings.method == "hybrid" and settings.fusion == "convex"
+        if settings.rerank_model is not None:
+            found = self._reranked(asked, found, settings.rerank_model, settings.rerank_depth)
+            squash = settings.rerank_model == LATE
         found = [self._told(asked, one, squash) for one in found]
         if settings.min_score is not None:
             found = [one for one in found if one.source.score >= settings.min_score]
@@ -212,35 +194,33 @@ class Retriever:
         weight = self._weight if settings.dense_weight is None else settings.dense_weight
         return ranked(rows, fused(rows, nearness, scores[rows], weight, settings.fusion))
 
-    def _late(self, asked: _Asked, found: list[_Found], depth: int) -> list[_Found]:
-        """`found` with late interaction added to the scores of the first `depth`; the others follow them."""
+    def _late(self, asked: _Asked, read: list[Found]) -> list[float]:
         with self._lock:
             if self._interaction is None:
                 self._interaction = LateInteraction(self._encoder)
+        texts = [embedded_text(self._passages.row(one.row)) for one in read]
+        scores = self._interaction.scores(asked.text, [one.row for one in read], texts)
+        return [one.source.score + float(more) for one, more in zip(read, standing(scores), strict=True)]
+
+    def _reranked(self, asked: _Asked, found: list[Found], model: str, depth: int) -> list[Found]:
+        """`found` with the first `depth` in the reranker's order and with its scores; the others follow.
+
+        Their own scores do not compare with the reranker's: they have the lowest of those.
+        """
         read, others = found[:depth], found[depth:]
         if not read:
             return found
-        texts = [embedded_text(self._passages.row(one.row)) for one in read]
-        scores = self._interaction.scores(asked.text, [one.row for one in read], texts)
-        total = np.array([one.source.score for one in read]) + standing(scores)
-        # Those that were not read keep their order below: their scores lack what the others were given.
-        ceiling = float(total.min())
-        others = [_scored(one, min(one.source.score, ceiling)) for one in others]
-        return [_scored(read[i], float(total[i])) for i in np.argsort(-total, kind="stable")] + others
+        if model == LATE:
+            scores = self._late(asked, read)
+        else:
+            from rag.rerank import load_reranker
 
-    def _reranked(self, text: str, found: list[_Found], model: str, depth: int) -> list[_Found]:
-        """The first `depth` of `found` in the reranker's order, with its scores.
+            texts = [f"{s.title}\n{s.text}" if s.title else s.text for s in (one.source for one in read)]
+            scores = load_reranker(model, self._models).scores(asked.text, texts).tolist()
+        order = sorted(range(len(read)), key=lambda i: -scores[i])
+        return [rescored(read[i], scores[i]) for i in order] + [rescored(one, min(scores)) for one in others]
 
-        The others are left out: their scores would not compare with the reranker's.
-        """
-        from rag.rerank import load_reranker
-
-        read = found[:depth]
-        texts = [f"{one.source.title}\n{one.source.text}" if one.source.title else one.source.text for one in read]
-        scores = load_reranker(model, self._models).scores(text, texts)
-        return [_scored(read[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
-
-    def _told(self, asked: _Asked, one: _Found, squash: bool) -> _Found:
+    def _told(self, asked: _Asked, one: Found, squash: bool) -> Found:
         """With the score as it is shown, and what there is to know about the match in the metadata."""
         cosine = self._vectors[one.row] @ asked.vector
         evidence = passage_evidence(
@@ -285,43 +265,6 @@ class Retriever:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _grouped(self, hits: Hits, count: int, near_duplicates: float) -> list[_Found]:
-        """Chunks to `count` passages: those of a short document become the document, at its best chunk's place.
-
-        Of passages with the same text (one page under two names) the first stands for all; the others' document ids
-        are in its metadata, `also_in`, one a line. So are those of near duplicates, in `similar_in`.
-        """
-        found: dict[str, _Found] = {}
-        order: list[_Found] = []
-        kept = Kept(near_duplicates)
-        seen: set[int] = set()
-        for row, score in zip(*hits, strict=True):
-            number = self._passages.entry_of(row)
-            entry = self._passages.entries[number]
-            if self._passages.whole(number):
-                if number in seen:
-                    continue
-                seen.add(number)
-                parts = self._passages.rows_of(entry)
-            else:
-                parts = [self._passages.row(row)]
-            one = source(entry, parts, len(found) + 1, score)
-            same = found.get(one.text)
-            if same is not None:
-                _note(same.source, "also_in", entry.id)
-                continue
-            if len(found) == count:
-                # Equal texts have equal scores and follow each other: none of those kept has another twin.
-                break
-            like = kept.like(one.text)
-            if like is not None:
-                _note(order[like].source, "similar_in", entry.id)
-                continue
-            kept.add(one.text)
-            found[one.text] = _Found(one, row)
-            order.append(found[one.text])
-        return order
-
     def _document(self, id: str, number: int, text: str | None, top_k: int) -> Source:
         entry = self._passages.find(id)
         if entry is None:
@@ -341,6 +284,17 @@ class Retriever:
                 near = vectors @ self._encoder.queries([text])[0]
                 rows = [rows[i] for i in sorted(near.argsort()[::-1][:top_k])]
         return source(entry, rows, number, 1.0)
+
+
+@dataclass(frozen=True)
+class View:
+    """A retriever with settings of its own. A `rag.engine.Searcher`."""
+
+    retriever: Retriever
+    settings: SearchSettings
+
+    def search(self, texts: Sequence[str], top_k: int, filter: Filter | None = None) -> list[list[Source]]:
+        return self.retriever.search(texts, top_k, self.settings, filter)
 
 
 def open_retriever(folder: UseCaseFolder, settings: UseCase, workspace: Workspace) -> Retriever:
@@ -414,14 +368,3 @@ def _passing(hits: Hits, allowed: NDArray[np.bool_], k: int) -> Hits:
 def _nearest(rows: NDArray[np.int64], cosines: NDArray[np.float32], k: int) -> Hits:
     top = np.argpartition(-cosines, k)[:k] if k < len(rows) else np.arange(len(rows))
     return ranked(rows[top], cosines[top])
-
-
-def _scored(found: _Found, score: float) -> _Found:
-    return replace(found, source=replace(found.source, score=score))
-
-
-def _note(kept: Source, key: str, document_id: str) -> None:
-    """Add a document to a list in a passage's metadata, one id a line; its own id is none."""
-    if document_id != kept.document_id:
-        others = filter(None, str(kept.metadata.get(key, "")).split("\n"))
-        kept.metadata[key] = "\n".join(dict.fromkeys([*others, document_id]))

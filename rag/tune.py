@@ -201,7 +201,7 @@ class _Bench:
         return [[ranked_documents([source]) for source in sources] for sources in found]
 
     def p95_ms(self, settings: SearchSettings) -> float:
-        return latency_ms(self._retriever.using(settings), self._texts, LATENCY_QUERIES)[1]
+        return latency_ms(self._retriever.using(settings).search, self._texts, LATENCY_QUERIES)[1]
 
 
 def _fastest_allowed(tried: list[Tried], bench: _Bench, budget_ms: float | None) -> tuple[list[Tried], SearchSettings]:

@@ -62,7 +62,8 @@ class WorkspaceParts:
 
         held = self._shared.retrievers.hold(_identity(index), open_)
         self._closers.append(held.release)
-        return RagEngine(engine, Watched(held.value), top_k)
+        # The open index may be shared with an answer that is still made by older settings.
+        return RagEngine(engine, Watched(held.value.using(settings.retrieval)), top_k, settings.grounding)
 
     def check_adapter(self, adapter: Path, base_model: str) -> None:
         """Raises ArtifactError when the adapter was trained on another base model."""

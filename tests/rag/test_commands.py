@@ -189,3 +189,42 @@ def test_xquad_gold_passages_are_found(
     assert value["recall@1"]["value"] > 0.93
     assert value["recall@5"]["value"] > 0.99
     assert value["against"]["ndcg@10"]["difference"]["low"] > 0
+
+
+def test_query_takes_a_filter_and_search_flags(
+    tmp_path: Path, home: Path, encoder_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"id": "a", "text": "The pump runs at four bar.", "year": 2023},
+        {"id": "b", "text": "The pump runs at six bar.", "year": 2024},
+    ]
+    corpus = tmp_path / "c.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(capsys, "ingest", "pumps", corpus)
+    newer = '{"type": "gte", "key": "year", "value": 2024}'
+    value = json.loads(run(capsys, "query", "pumps", "pump pressure", "--filter", newer, "--json")[1])
+    assert [p["document_id"] for p in value["passages"]] == ["b"]
+    assert 0 <= value["evidence"] <= 1
+    code, out, _ = run(capsys, "query", "pumps", "zebra", "--method", "dense", "--min-score", "0.99")
+    assert (code, out) == (0, "no passage passes\nevidence 0.00 (0: these passages hardly answer it, 1: they do)\n")
+    code, _, err = run(capsys, "query", "pumps", "x", "--mmr", "2")
+    assert code == 2
+    assert "--mmr = 2.0: Input should be less than 1" in err
+
+
+def test_eval_retrieval_compares_with_the_settings_of_a_file(
+    corpus: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "ingest", "facts", corpus)
+    other = tmp_path / "other.toml"
+    other.write_text('[retrieval]\nfusion = "rrf"\ncandidates = 50\n')
+    args = ("eval-retrieval", "facts", "--eval", questions, "--dense-weight", "0.4")
+    value = json.loads(run(capsys, *args, "--against", other, "--json")[1])
+    assert value["configuration"]["settings"] == {"dense_weight": 0.4}
+    assert value["against"]["settings"] == {"fusion": "rrf", "candidates": 50}
+    assert 0 < value["against"]["ndcg@10"]["p"] <= 1
+    other.write_text("fusion = 'x'\n")
+    code, _, err = run(capsys, *args, "--against", other)
+    assert (code, "other.toml: fusion = 'x': Input should be 'convex' or 'rrf'" in err) == (2, True)
+    code, _, err = run(capsys, *args, "--against", "nowhere")
+    assert (code, "neither a method (hybrid, dense, lexical) nor a TOML file" in err) == (2, True)

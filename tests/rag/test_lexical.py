@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,19 @@ def test_words_weigh_more_where_the_encoder_is_for_another_language() -> None:
     assert dense_weight(("en",), "zh") == FOREIGN_WEIGHT
     assert {dense_weight(("en",), "en"), dense_weight((), "zh"), dense_weight(("en",), "")} == {DENSE_WEIGHT}
     assert dense_weight(("multilingual",), "zh") == DENSE_WEIGHT
+
+
+def test_scores_are_those_of_lucene_by_hand(tmp_path: Path) -> None:
+    texts = ["red apple red", "green apple", "a long text about something else, without any fruit at all"]
+    build_lexical(tmp_path, texts, "en")
+    words = Words("en")
+    lengths = [len(words(text)) for text in texts]
+    mean = sum(lengths) / 3
+
+    def bm25(tf: int, df: int, length: int) -> float:
+        idf = math.log(1 + (3 - df + 0.5) / (df + 0.5))
+        return idf * tf / (tf + 1.2 * (1 - 0.75 + 0.75 * length / mean))
+
+    found = Lexical(tmp_path).scores("red apples?").scores
+    expected = [bm25(2, 1, lengths[0]) + bm25(1, 2, lengths[0]), bm25(1, 2, lengths[1]), 0]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)

@@ -263,3 +263,57 @@ def test_a_long_document_is_found_by_its_chunks_and_a_short_one_shown_whole(
         assert "gadget5" in gold.text
         (start,) = retriever.documents(["long.txt"], top_k=2)
         assert start.text.startswith("Topic 0.")
+
+
+def test_a_filter_holds_for_every_way_of_searching(tmp_path: Path, workspace: Workspace, ingest_into: Ingest) -> None:
+    import json
+
+    from core.search_settings import SearchSettings
+    from rag.filters import parse_filter
+
+    path = tmp_path / "c.jsonl"
+    rows = [
+        {"id": f"{tenant}{i}", "text": f"Machine {i} of the plant needs {word} oil.", "tenant": tenant}
+        for tenant, share in (("a", 40), ("b", 20))
+        for i, word in enumerate(["thick", "thin", "green", "old"] * (share // 4))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ingest_into("plant", path)
+    folder = workspace.use_case("plant")
+    texts = ["thick oil", "machine 3", "something else altogether"]
+    with open_retriever(folder, folder.settings(), workspace) as opened:
+        for tenant in "ab":
+            only = parse_filter({"type": "eq", "key": "tenant", "value": tenant})
+            for settings in (
+                SearchSettings(),
+                SearchSettings(method="dense"),
+                SearchSettings(method="lexical"),
+                SearchSettings(fusion="rrf", mmr=0.5),
+                SearchSettings(rerank_model="late"),
+            ):
+                found = opened.search(texts, 5, settings, only)
+                assert {source.metadata["tenant"] for sources in found for source in sources} == {tenant}
+        nobody = parse_filter({"type": "eq", "key": "tenant", "value": "c"})
+        assert opened.search(texts, 5, filter=nobody) == [[], [], []]
+        own = opened.using(SearchSettings(method="lexical"))
+        assert own.search(["machine 3"], 5, only) == opened.search(
+            ["machine 3"], 5, SearchSettings(method="lexical"), only
+        )
+
+
+def test_near_duplicates_give_way_to_other_passages_and_are_named(
+    tmp_path: Path, workspace: Workspace, ingest_into: Ingest
+) -> None:
+    from core.search_settings import SearchSettings
+
+    text = " ".join(f"The pump number {i} runs at {i} bar and needs oil of grade {i}." for i in range(6))
+    rows = {"one": ("", text), "two": ("", text + " Revised."), "other": ("", "The pump stands in the cellar.")}
+    ingest_into("docs", write_corpus(tmp_path / "c.jsonl", rows))
+    folder = workspace.use_case("docs")
+    with open_retriever(folder, folder.settings(), workspace) as opened:
+        (found,) = opened.search(["pump oil grade 3"], 2)
+        assert len(found) == 2
+        assert {found[0].document_id, str(found[0].metadata["similar_in"])} == {"one", "two"}
+        assert found[1].document_id == "other"
+        (all_three,) = opened.search(["pump oil grade 3"], 3, SearchSettings(near_duplicates=1))
+        assert len(all_three) == 3
