@@ -14,7 +14,17 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from advisor.html_report import TEMPLATES, environment
-from advisor.report_view import FILTERS, arm_rows, base_row, failed_items, interval, quantities, route_row, title
+from advisor.report_view import (
+    FILTERS,
+    alarms,
+    arm_rows,
+    base_row,
+    failed_items,
+    interval,
+    quantities,
+    route_row,
+    title,
+)
 
 MAX_ITEMS = 10
 MAX_ITEM_BYTES = 60_000
@@ -34,6 +44,7 @@ def render_markdown(document: Mapping[str, Any]) -> str:
             doc=document,
             verdict=verdict,
             title=title(verdict),
+            alarms=alarms(document),
             arms=rows,
             base=base_row(rows),
             remedy=route_row(rows, verdict),

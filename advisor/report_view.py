@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from advisor.arm_names import family
 from advisor.charts import Kind
+from advisor.checks import LEAKS
 
 Document = Mapping[str, Any]
 
@@ -156,6 +157,15 @@ def route_row(rows: Sequence[dict[str, Any]], verdict: Document) -> dict[str, An
         if found:
             return max(built or found, key=lambda row: row["rate"])
     return None
+
+
+def alarms(document: Document) -> list[Document]:
+    """Grave findings of the data checks that no warning of the verdict has named already."""
+    warned = {warning.get("code") for warning in (document.get("verdict") or {}).get("warnings") or []}
+    if "leakage" in warned:
+        warned |= LEAKS
+    checks = document.get("checks") or []
+    return [check for check in checks if check.get("severity") == "warning" and check.get("code") not in warned]
 
 
 class Items(NamedTuple):

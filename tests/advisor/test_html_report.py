@@ -13,7 +13,7 @@ from advisor.charts import Line, Scale, interval_track, scale_over
 from advisor.html_report import MAX_ITEMS, render_html
 from advisor.markdown_report import escaped, render_markdown
 from advisor.outcomes import OutcomeRow, OutcomeTable
-from advisor.report_view import FILTERS, cut, failed_items, title
+from advisor.report_view import FILTERS, alarms, cut, failed_items, title
 from advisor.verdict import decide
 from tests.advisor.documents import EVIL, document
 
@@ -241,3 +241,14 @@ def test_a_track_puts_values_at_their_share_of_the_width() -> None:
     assert '<line class="span" x1="25.00%" x2="75.00%"' in track
     assert 'class="mark target" x1="90.00%"' in track
     assert 'aria-label="&#34;quoted&#34;"' in track
+
+
+def test_a_leak_that_the_verdict_warns_of_is_said_once_on_the_first_screen() -> None:
+    given = document()
+    assert [check["code"] for check in alarms(given)] == ["leakage"]
+    given["verdict"]["warnings"] = [{"code": "leakage", "text": "2 of 60 items are contaminated."}]
+    assert alarms(given) == []
+    first = render_html(given).partition('<section id="why"')[0]
+    assert "data: leakage" not in first
+    assert "2 of 60 items are contaminated." in first
+    assert "2 items leak." in render_html(given), "the table of checks has it all the same"
