@@ -46,6 +46,16 @@ def verdict_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("acts on a true +15 points, n = 100 (rag)", _percent(power["rag+15"]["acted"]), ">= 80 %"),
         ("right where it decides, n = 100", _percent(result["accuracy"]["100"]["ours_when_decided"]), ""),
         ("regret against the best arm, n = 100", _points(result["regret_points"]["100"]["ours"]), "<= 1 point"),
+        *(
+            (
+                f"calls of the full grid that asking in steps needs, n = {n}",
+                _percent(result["calls_in_steps"][n]["share_of_grid"]),
+                "<= 1/3",
+            )
+            for n in ("100", "400", "1000")
+        ),
+        ("right verdicts in steps, n = 100", _percent(result["accuracy"]["100"]["in_steps"]), "as on the full grid"),
+        ("right verdicts on the full grid, n = 100", _percent(result["accuracy"]["100"]["ours"]), ""),
         ("95 % intervals that hold the truth", _percent(result["coverage"]["gain_alone"]), "95 +- 1.5 %"),
         ("Brier score of the confidence", _plain(result["brier"]["all"]), "<= .10"),
     ]
@@ -53,7 +63,10 @@ def verdict_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def advise_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, measured, target) of benchmarks/advise.py; what was not run or not finished is said."""
-    rows = [("picks within 5 points of the best arm", f"{result['right']} of {result['judged']} use cases", "all")]
+    right = f"{result['right']} of {result['judged']} use cases"
+    if result["right_undecided"]:
+        right += f" ({result['right_undecided']} of them undecided, where no arm is more than 5 points over the base)"
+    rows = [("picks within 5 points of the best arm", right, "all")]
     for found in result["use_cases"]:
         held, n = found["held_out"], found["drawn"]["held_out"]
         what = f"{found['use_case']} ({found['chosen_for']}), {found['drawn']['eval']} + {n} items"
@@ -91,7 +104,7 @@ def ingest_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     for name in ("docs_raw_mix", "docs_postgresql15"):
         if name in result:
             one = result[name]
-            measured = f"{one['documents']} documents, {one['passages']:,} passages; {one['words_lost']} words lost"
+            measured = f"{one['documents']} documents, {one['passages']:,} passages; {one['words_lost']} words lost or cut in two"
             rows.append((f"{name}: {one['files_found']} files, {one['words']:,} words", measured, "no loss"))
     if "filters" in result:
         found = result["filters"]
@@ -107,6 +120,29 @@ def ingest_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
+def serve_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, measured, target) of benchmarks/serve.py; the bound of the same run stands in the target's column."""
+    bound = result["static_batch"]["tokens_per_s"]
+    rows = []
+    for engine, found in result["engines"].items():
+        for one in found["load"]:
+            n, ttft, itl = one["streams"], one["ttft_s"], one["itl_s"]
+            measured = (
+                f"{one['tokens_per_s']:.0f} tok/s; TTFT p50 {1e3 * ttft['p50']:.0f}, p95 {1e3 * ttft['p95']:.0f} ms"
+            )
+            measured += f"; ITL p50 {1e3 * itl['p50']:.0f}, p95 {1e3 * itl['p95']:.0f} ms"
+            rows.append((f"{engine}, {n} streams", measured, f">= .9 x {bound:.0f}" if n == 16 else ""))
+        health = max(one["health_s"]["max"] for one in found["load"] if one["health_s"])
+        rows.append((f"{engine}: slowest /health meanwhile", f"{1e3 * health:.0f} ms", "< 100 ms"))
+        many = found["sixty_four"]
+        measured = f"{many['ended']} ended, {many['anothers_number']} with another's number"
+        rows.append((f"{engine}: 64 streams at once", measured, "64, 0"))
+    if "rag" in result:
+        added = result["rag"]["added_s"]
+        rows.append(("retrieval adds, p50, beyond its longer prompt", f"{1e3 * added['p50']:.0f} ms", "<= 30 ms"))
+    return rows
+
+
 def section() -> str:
     """The section between the markers: a table a result file that is there."""
     parts = ["## Figures", "", "Raw: `benchmarks/results/`; made by `python -m benchmarks.table`. Intervals are 95 %."]
@@ -114,7 +150,7 @@ def section() -> str:
         ("demo", "What a newcomer pays (`benchmarks/demo.py`)", demo_rows),
         (
             "verdicts",
-            "The verdict on 20,000 simulated use cases with known truth (`benchmarks/verdicts.py`)",
+            "The verdict on simulated use cases with known truth (`benchmarks/verdicts.py`)",
             verdict_rows,
         ),
         (
@@ -122,6 +158,7 @@ def section() -> str:
             "The advisor's pick on real data, asked on held-out items (`benchmarks/advise.py`, starter model)",
             advise_rows,
         ),
+        ("serve", "The server under load (`benchmarks/serve.py`, starter model, client on the same cores)", serve_rows),
         ("ingest", "Documents into an index (`benchmarks/ingest.py`, all-minilm-l6-v2)", ingest_rows),
     ):
         path = RESULTS / f"{name}.json"

@@ -1,0 +1,271 @@
+"""What an ingest costs: its rate against the encoder alone, an unchanged one again, memory by corpus size, and what is lost.
+
+    .venv/bin/python -m benchmarks.ingest [--only rate,memory,filters,docs_raw_mix,docs_postgresql15]
+
+The bound is measured in the same run: the embedding model's own `SentenceTransformer.encode`, in its own batches, over
+the very texts that the ingest embeds, once before and once after it. Parts that are left out keep their last figures.
+Raw figures go to benchmarks/results/ingest.json. Needs the public data sets in ../shared/data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+RESULTS = Path(__file__).resolve().parent / "results" / "ingest.json"
+MODELS = ROOT / ".cache" / "models"
+MODEL = "all-minilm-l6-v2"
+RATE_TARGET = 0.85
+AGAIN_TARGET = 50
+RATE_FOLDERS = ("debian-faq", "python-howto")
+SIZES = (2_000, 16_000)
+"""Documents of the memory measurement."""
+
+
+def _workspace(path: str) -> Any:
+    from core.workspace import Workspace
+
+    MODELS.mkdir(parents=True, exist_ok=True)
+    (Path(path) / "models").symlink_to(MODELS)
+    return Workspace(Path(path))
+
+
+def _texts(folder: Any) -> list[str]:
+    from rag.passages import Passages, embedded_text
+
+    passages = Passages(folder.index.active())
+    texts = [embedded_text(passages.row(row)) for row in range(len(passages))]
+    passages.close()
+    return texts
+
+
+def rate() -> dict[str, Any]:
+    """Passages a second of an ingest of three of docs_raw_mix's folders (html, pdf, txt) and of the encoder alone."""
+    from rag.embedding import load_encoder
+    from rag.ingest import ingest
+
+    documents = [DATA / "docs_raw_mix" / name for name in RATE_FOLDERS]
+    with tempfile.TemporaryDirectory() as home:
+        workspace = _workspace(home)
+        folder, settings = workspace.declare("mix", {"docs": tuple(documents), "embedding_model": MODEL})
+        # Made once to know the texts; with it all is loaded and warm.
+        first = ingest(folder, settings, workspace, documents)
+        texts = _texts(folder)
+        model: Any = load_encoder(MODEL, workspace.models)._model  # type: ignore[attr-defined]
+
+        def encode() -> float:
+            start = time.perf_counter()
+            model.encode(texts, show_progress_bar=False)
+            return time.perf_counter() - start
+
+        alone = [encode()]
+        timed = ingest(folder, settings, workspace, documents, rebuild=True)
+        alone.append(encode())
+        again = [ingest(folder, settings, workspace, documents).seconds for _ in range(5)]
+    encode_s = float(np.mean(alone))
+    assert timed.embedded + timed.reused == first.passages == len(texts)
+    return {
+        "files": timed.files,
+        "passages": timed.passages,
+        "ingest_s": timed.seconds,
+        "encode_s": alone,
+        "passages_per_s": timed.passages / timed.seconds,
+        "encode_passages_per_s": timed.passages / encode_s,
+        "share": encode_s / timed.seconds,
+        "unchanged_s": again,
+        "times_faster_unchanged": timed.seconds / float(np.median(again)),
+    }
+
+
+def memory() -> dict[str, Any]:
+    """Peak memory of an ingest in a process of its own, at two sizes of the corpus."""
+    peaks = {}
+    for size in SIZES:
+        command = [sys.executable, "-m", "benchmarks.ingest", "--peak", str(size)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        peaks[str(size)] = json.loads(done.stdout.splitlines()[-1])
+    small, large = (peaks[str(size)] for size in SIZES)
+    more = (large["peak_mb"] - small["peak_mb"]) / (large["passages"] - small["passages"]) * 1000
+    return {"sizes": peaks, "mb_per_1000_passages": more}
+
+
+def peak(size: int) -> None:
+    """Ingest `size` short documents and print the peak memory."""
+    from rag.ingest import ingest
+
+    words = re.findall(r"[a-z]{4,}", (DATA / "docs_postgresql15" / "corpus.jsonl").read_text(encoding="utf-8").lower())
+    chosen = np.random.default_rng(0).integers(0, len(words), (size, 24))
+    with tempfile.TemporaryDirectory() as home:
+        corpus = Path(home) / "corpus.jsonl"
+        with corpus.open("w", encoding="utf-8") as file:
+            for i, row in enumerate(chosen):
+                file.write(json.dumps({"id": f"d{i}", "text": " ".join(words[j] for j in row), "number": i}) + "\n")
+        workspace = _workspace(home)
+        folder, settings = workspace.declare("size", {"docs": (corpus,), "embedding_model": MODEL})
+        report = ingest(folder, settings, workspace, [corpus])
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"passages": report.passages, "peak_mb": peak_mb, "seconds": report.seconds}))
+
+
+def corpus(name: str) -> dict[str, Any]:
+    """A collection of documents ingested whole: what came in, and which documents did not letter by letter."""
+    from rag.ingest import ingest
+    from rag.passages import Passages
+    from rag.readers import format_of, parse, rows
+    from rag.readers.encoding import read_text
+
+    path = DATA / name / "corpus.jsonl" if (DATA / name / "corpus.jsonl").exists() else DATA / name
+    with tempfile.TemporaryDirectory() as home:
+        workspace = _workspace(home)
+        folder, settings = workspace.declare("whole", {"docs": (path,), "embedding_model": MODEL})
+        report = ingest(folder, settings, workspace, [path])
+        passages = Passages(folder.index.active())
+        indexed = {e.id: " ".join(r["text"] for r in passages.rows_of(e)) for e in passages.entries}
+        passages.close()
+    if path.is_file():
+        texts = {one.id: one.text for one in rows.read(path, path.name)}
+    else:
+        # Plain text against the file itself; the others against what their reader saw.
+        kinds = {id: format_of(path.parent / id) for id in indexed}
+        texts = {
+            id: read_text(path.parent / id).text
+            if kind == "plain"
+            else "\n".join(one.text for one in parse(kind, path.parent / id, id))
+            for id, kind in kinds.items()
+        }
+    cut = sum((Counter(_words(text)) - Counter(_words(indexed.get(id, "")))).total() for id, text in texts.items())
+    changed = [id for id, text in texts.items() if "".join(_words(text)) != "".join(_words(indexed.get(id, "")))]
+    return {
+        "files_found": sum(one.is_file() for one in path.rglob("*")) if path.is_dir() else 1,
+        "files": report.files,
+        "failed": len(report.failed),
+        "left_out": [Path(one.path).name for one in report.left_out],
+        "documents": report.documents,
+        "passages": report.passages,
+        "words": sum(len(_words(text)) for text in texts.values()),
+        # Not there as words: lost, or cut in two at the edge of a passage ...
+        "words_lost": cut,
+        # ... which the letters and digits in order tell apart, wherever they are cut and however they are spaced.
+        "documents_changed": changed,
+        "seconds": report.seconds,
+    }
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text)
+
+
+def filters() -> dict[str, Any]:
+    """Filtered dense search against looking at every passage: share of the true ten best found, and milliseconds."""
+    from core.search_settings import SearchSettings
+    from rag.embedding import load_encoder
+    from rag.filters import Filter, parse_filter
+    from rag.ingest import ingest
+    from rag.passages import Passages
+    from rag.retrieve import open_retriever
+    from rag.vectors import open_vectors
+
+    count, questions, k = 20_000, 50, 10
+    rng = np.random.default_rng(1)
+    words = re.findall(r"[a-z]{4,}", (DATA / "docs_postgresql15" / "corpus.jsonl").read_text(encoding="utf-8").lower())
+    chosen = rng.integers(0, len(words), (count, 12))
+    with tempfile.TemporaryDirectory() as home:
+        corpus = Path(home) / "corpus.jsonl"
+        with corpus.open("w", encoding="utf-8") as file:
+            for i, row in enumerate(chosen):
+                value = {"id": f"d{i}", "text": " ".join(words[j] for j in row), "share": float(rng.random())}
+                file.write(json.dumps(value) + "\n")
+        workspace = _workspace(home)
+        folder, settings = workspace.declare("filtered", {"docs": (corpus,), "embedding_model": MODEL})
+        ingest(folder, settings, workspace, [corpus])
+        encoder = load_encoder(MODEL, workspace.models)
+        texts = [" ".join(words[j] for j in rng.integers(0, len(words), 5)) for _ in range(questions)]
+        queries = encoder.queries(texts)
+        active = folder.index.active()
+        assert active is not None
+        passages = Passages(active)
+        shares = np.array([entry.metadata["share"] for entry in passages.entries], float)
+        ids = [entry.id for entry in passages.entries]
+        passages.close()
+        cosines = np.asarray(open_vectors(active, encoder.dimensions)) @ queries.T
+        found = {}
+        with open_retriever(folder, settings, workspace) as retriever:
+            search = SearchSettings(method="dense", near_duplicates=1)
+            for share in (0.001, 0.01, 0.1, 0.5, 0.9, None):
+                filter: Filter | None = None
+                allowed = np.full(count, True)
+                if share is not None:
+                    filter = parse_filter({"type": "lt", "key": "share", "value": share})
+                    allowed = shares < share
+                retriever.search_vectors(texts[:1], queries[:1], k, search, filter)
+                hit, total, taken = 0, 0, []
+                for text, query, column in zip(texts, queries, cosines.T, strict=True):
+                    start = time.perf_counter()
+                    (sources,) = retriever.search_vectors([text], query[None], k, search, filter)
+                    taken.append(1000 * (time.perf_counter() - start))
+                    best = np.argsort(-np.where(allowed, column, -2))[: min(k, int(allowed.sum()))]
+                    hit += len({ids[i] for i in best} & {source.document_id for source in sources})
+                    total += len(best)
+                found["all" if share is None else str(share)] = {
+                    "passing": int(allowed.sum()),
+                    "found": hit / total,
+                    "p50_ms": float(np.percentile(taken, 50)),
+                    "p95_ms": float(np.percentile(taken, 95)),
+                }
+    return {"passages": count, "questions": questions, "k": k, "by_share": found}
+
+
+PARTS = {
+    "rate": rate,
+    "memory": memory,
+    "filters": filters,
+    "docs_raw_mix": partial(corpus, "docs_raw_mix"),
+    "docs_postgresql15": partial(corpus, "docs_postgresql15"),
+}
+
+
+def main() -> None:
+    from core.cli import _quiet_dependencies
+
+    _quiet_dependencies()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if "--peak" in sys.argv:
+        peak(int(sys.argv[sys.argv.index("--peak") + 1]))
+        return
+    chosen = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else list(PARTS)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    for name in chosen:
+        measured = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": commit.stdout.strip(),
+            "machine": {"cores": len(os.sched_getaffinity(0)), "arch": platform.machine()},
+            "versions": {one: version(one) for one in ("torch", "sentence-transformers", "chromadb")},
+            **PARTS[name](),
+        }
+        kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(kept | {name: measured}, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps({name: measured}))
+
+
+if __name__ == "__main__":
+    main()
