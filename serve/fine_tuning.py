@@ -79,6 +79,10 @@ class FineTuning:
         """Oldest first."""
         return self._jobs.of(KIND)[::-1]
 
+    def made(self, name: str) -> bool:
+        """Whether the use case `name` is the result of a job."""
+        return any(job.state == "succeeded" for job in self._jobs.of(KIND, name))
+
     def cancel(self, id: str) -> Job | None:
         return self._jobs.cancel(id)
 

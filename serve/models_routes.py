@@ -1,14 +1,26 @@
-"""GET /v1/models and /v1/models/{id}: every served name."""
+"""/v1/models: every served name, and deleting those that jobs have made."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Literal
 
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from core.errors import Locked
 from serve.access import caller_of, check_model, may_see
 from serve.catalog import Catalog, Entry
 from serve.embeddings import embedding_models
-from serve.errors import ERRORS
+from serve.errors import ERRORS, ApiError
 from serve.schemas import ModelInfo, ModelList, ModelOut
+from serve.services import services_of
+
+
+class ModelDeleted(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
@@ -36,6 +48,25 @@ def retrieve_model(request: Request, model: str) -> ModelOut:
 def _embedding(catalog: Catalog, name: str) -> ModelOut:
     info = ModelInfo(use_case=None, route="embedding", base_model=name)
     return ModelOut(id=name, created=catalog.opened, tunefork=info)
+
+
+@router.delete("/models/{model:path}", responses=ERRORS, operation_id="delete_model")
+def delete_model(request: Request, model: str) -> ModelDeleted:
+    """Delete a model that a fine-tuning job has made. What was declared by hand is deleted by hand (`tunefork delete`)."""
+    catalog: Catalog = request.app.state.catalog
+    check_model(request, model)
+    entry = catalog.entry(model)
+    if entry.use_case is None or not services_of(request).fine_tuning.made(entry.use_case) or entry.variant:
+        text = f"'{model}' was not made by a fine-tuning job, and cannot be deleted here"
+        raise ApiError(400, text, param="model", code="unsupported_value")
+    folder = catalog.workspace.use_case(entry.use_case)
+    try:
+        with folder.lock("advise"), folder.lock("build"), folder.lock("ingest"), folder.lock("tune"):
+            catalog.workspace.delete(entry.use_case)
+    except Locked as exc:
+        raise ApiError(409, f"'{model}' is being worked on", param="model", code="already_running") from exc
+    catalog.entries()  # lets go of what it had open
+    return ModelDeleted(id=model)
 
 
 def _out(entry: Entry) -> ModelOut:

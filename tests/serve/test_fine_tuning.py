@@ -21,7 +21,7 @@ from serve.fine_tuning_child import _prefer
 from serve.job_child import without_paths
 from serve.jobs import ATTEMPTS, Job, Jobs
 from serve.state import State
-from tests.serve.conftest import EchoEngine, Server, wait_until
+from tests.serve.conftest import EchoEngine, Server, declare, wait_until
 
 Serve = Callable[..., Server]
 BASE = "smollm2-135m-instruct"
@@ -185,6 +185,25 @@ def test_file_that_cannot_be_learnt_from_fails_the_job_with_its_line(serve: Serv
     assert error.message.startswith("training.jsonl:3:")
     assert str(workspace.path) not in error.message
     assert not list((workspace.path / "use_cases").glob("ft-*"))
+
+
+def test_only_models_that_jobs_made_are_deleted(serve: Serve, workspace: Workspace) -> None:
+    declare(workspace, "faq")
+    declare(workspace, "ft-echo-1")
+    server = serve()
+    client = server.client()
+    with server.app.state.services.state.change() as db:
+        db.execute(
+            "INSERT INTO jobs (id, kind, subject, spec, state, created_at)"
+            " VALUES ('ftjob-1', 'fine_tuning', 'ft-echo-1', '{}', 'succeeded', 0)"
+        )
+    for kept in ("faq", "echo", "ft-echo-1:base"):
+        with pytest.raises(openai.BadRequestError):
+            client.models.delete(kept)
+    assert client.models.delete("ft-echo-1").deleted
+    assert workspace.names() == ["faq"]
+    with pytest.raises(openai.NotFoundError):
+        client.models.delete("ft-echo-1")
 
 
 @pytest.fixture
