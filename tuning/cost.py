@@ -68,8 +68,8 @@ def check_memory(cost: Cost, longest: int) -> None:
         return
     raise ConfigError(
         f"this training needs about {cost.memory_bytes / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free;"
-        f" shorten the rows (the longest has {longest} tokens), lower --batch-tokens or --rank, take a smaller"
-        " --base-model, or train a head (--method head)"
+        f" shorten the rows (the longest has {longest} tokens), lower --rank, take a smaller --base-model, or"
+        " train a head (--method head)"
     )
 
 

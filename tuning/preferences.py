@@ -155,7 +155,7 @@ def train_preferences(
         before = None if general is None else right_answers(model.get_base_model(), general, 1, packed=False)
         say(f"preference tuning on {len(train)} pairs ({len(dev)} held out)")
         trainer.train()
-        scores = _scores(trainer, len(train), len(dev))
+        scores = _scores(trainer, len(dev))
         warnings = []
         if general is not None and before is not None:
             scores["general"] = harm(before, right_answers(model.get_base_model(), general, 1, packed=False))
@@ -204,7 +204,7 @@ def _trainer(
     import torch
     from datasets import Dataset, disable_progress_bars
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
     disable_progress_bars()
@@ -230,7 +230,7 @@ def _trainer(
         seed=recipe.seed,
         dataloader_pin_memory=False,
     )
-    return DPOTrainer(
+    trainer = DPOTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list([_conversation(pair, settings.instruction) for pair in train]),
@@ -240,6 +240,8 @@ def _trainer(
             r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
     )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
+    return trainer
 
 
 def _conversation(pair: Preference, instruction: str) -> dict[str, Any]:
@@ -252,7 +254,7 @@ def _conversation(pair: Preference, instruction: str) -> dict[str, Any]:
     return {"prompt": asked, **answers}
 
 
-def _scores(trainer: Any, rows: int, dev_rows: int) -> dict[str, Any]:
+def _scores(trainer: Any, dev_rows: int) -> dict[str, Any]:
     """How often the tuned model moved towards the chosen answer more than towards the rejected one."""
     from core.stats import wilson
 
