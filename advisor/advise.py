@@ -20,7 +20,7 @@ from advisor.budget import Budget
 from advisor.checks import Finding, corpus_findings
 from advisor.contamination import Contamination, contamination
 from advisor.cost import ArmCosts, Prices, arm_costs
-from advisor.extras import extras, sentence
+from advisor.extras import extras, out_of_budget, sentence
 from advisor.judging import Judging, open_judging
 from advisor.learning_curve import Curve, learning_curve, score_of
 from advisor.materials import Materials, answer_budget, gather
@@ -146,7 +146,11 @@ def advise(
             verdict = replace(
                 verdict,
                 reasons=[*verdict.reasons, sentence(steps, full)],
-                needs=[*verdict.needs, *(need for c in curves if (need := c.need(settings.delta)) is not None)],
+                needs=[
+                    *verdict.needs,
+                    *out_of_budget(steps),
+                    *(need for c in curves if (need := c.need(settings.delta)) is not None),
+                ],
                 warnings=[*verdict.warnings, *(notice for c in curves if (notice := c.notice()) is not None)],
             )
             tainted = contamination(materials.findings, table_rows, verdict, decision)

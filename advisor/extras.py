@@ -13,6 +13,7 @@ from advisor.arm_names import REMEDIES, family
 from advisor.budget import Budget
 from advisor.learning_curve import Curve
 from advisor.looks import Progress, tally
+from advisor.needs import Need
 
 MOST_LISTED = 50
 """Broken items that are listed by arm; all are in outcomes.jsonl."""
@@ -47,6 +48,14 @@ def sentence(steps: Progress, full: bool) -> str:
         f"{saved} calls ({saved / max(steps.full_calls, 1):.0%}) were saved. After {max(1, len(steps.looks))} "
         f"looks a gain must show p of at most {steps.alpha:.3g}, so that all looks together err as rarely as one."
     )
+
+
+def out_of_budget(steps: Progress) -> list[Need]:
+    """The calls that a budget left unasked, at most."""
+    if steps.stopped_by != "budget":
+        return []
+    why = "the budget ended the run; the same command with a larger one goes on, and stops once the verdict stands"
+    return [Need("calls", steps.full_calls - steps.calls, why)]
 
 
 def broken(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -108,6 +108,7 @@ def test_a_budget_of_calls_is_never_exceeded(
     assert len(engine.requests) == report["budget"]["calls_spent"] == calls - calls % 2
     assert report["budget"]["stopped"]
     assert report["sequential"]["stopped_by"] == "budget"
+    assert [need["n"] for need in verdict["needs"] if need["what"] == "calls"] == [2 * 60 - 2 * (calls // 2)]
     assert {arm["n"] for arm in verdict["arms"].values()} == {calls // 2}
     assert verdict["route"] == ("undecided" if calls == 7 else "rag")
 
