@@ -120,7 +120,7 @@ def _tunefork(*args: str) -> dict[str, Any]:
 @contextmanager
 def _server() -> Iterator[str]:
     """`tunefork serve` on a free port for the block; yields its URL once every use case is open."""
-    command = [sys.executable, "-m", "core.cli", "serve", "--port", "0", "--json"]
+    command = [sys.executable, "-m", "core.cli", "serve", "--port", "0", "--json", "--no-access-log"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ.copy())
     try:
         assert process.stdout is not None
