@@ -283,6 +283,7 @@ def write_results(homes: Mapping[str, tuple[Form, Path]], results: Path = RESULT
         "forms": {form.name: asdict(form) for form, _ in homes.values()},
         "judged": len(judged),
         "right": sum(row["within_delta"] for row in judged),
+        "right_undecided": sum(row["within_delta"] and row["route"] == "undecided" for row in judged),
         "not_run": [spec.name for spec in USE_CASES if spec.name not in kept],
         "not_finished": [row["use_case"] for row in rows if not row["complete"]],
         "cpu_hours": round(sum(row["cpu_s"] for row in rows) / 3600, 2),

@@ -66,7 +66,9 @@ def advise_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     right = f"{result['right']} of {result['judged']} use cases"
     if result["right_undecided"]:
         right += f" ({result['right_undecided']} of them undecided, where no arm is more than 5 points over the base)"
-    rows = [("picks within 5 points of the best arm", right, "all")]
+    full = sum(found["form"] == "full" for found in result["use_cases"])
+    forms = f"{len(result['use_cases']) - full} use cases in the quick form, {full} in full"
+    rows = [(f"picks within 5 points of the best arm ({forms})", right, "all")]
     for found in result["use_cases"]:
         held, n = found["held_out"], found["drawn"]["held_out"]
         what = f"{found['use_case']} ({found['chosen_for']}), {found['drawn']['eval']} + {n} items"
