@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.engines.open import open_engine
+from core.engines.open import default_engine, open_engine
 from core.engines.remote import RemoteEngine
 from core.errors import ConfigError, EngineUnavailable, MissingExtra, UnknownName
 from core.types import Completion, Message, Request, Sampling
@@ -71,3 +71,32 @@ def test_a_vllm_python_that_is_not_there_is_named(
     monkeypatch.setenv("TUNEFORK_VLLM_PYTHON", "/no/such/python")
     with pytest.raises(EngineUnavailable, match="/no/such/python"):
         open_engine("smollm2-135m-instruct", workspace, "vllm")
+
+
+def test_gguf_file_is_answered_by_llama_cpp_where_it_is_installed(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import core.engines.llamacpp as module
+
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(b"GGUF")
+    monkeypatch.setattr(module, "installed", lambda: True)
+    assert default_engine(str(file), workspace) == "llamacpp"
+    assert "tiny.gguf is answered by llama.cpp" in capsys.readouterr().err
+    monkeypatch.setattr(module, "installed", lambda: False)
+    assert default_engine(str(file), workspace) == "transformers"
+    assert "tunefork[llamacpp]" in capsys.readouterr().err
+    assert default_engine("smollm2-135m-instruct", workspace) == "transformers", "measured and tuned on its weights"
+
+
+def test_llamacpp_needs_a_gguf_file(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a GGUF file"):
+        open_engine(str(tmp_path), workspace, "llamacpp")
+
+
+def test_file_that_is_no_gguf_is_said(workspace: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"nothing")
+    with pytest.raises(EngineUnavailable, match=r"broken\.gguf: not a GGUF file"):
+        open_engine(str(file), workspace, "llamacpp")

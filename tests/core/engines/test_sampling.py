@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from core.engines.sampling import Sampler, pick
+from core.errors import EngineError
 from core.types import Sampling
 
 LOGITS = torch.tensor([[0.0, 2.0, 1.0, -1.0]])
@@ -54,3 +55,44 @@ def test_a_rows_draws_do_not_depend_on_its_neighbours() -> None:
     alone = _draws(Sampling(temperature=1.0, seed=5), 20)
     sampler, other = Sampler(Sampling(temperature=1.0, seed=5)), Sampler(Sampling(temperature=1.0))
     assert [pick(LOGITS.expand(2, -1), [other, sampler])[1] for _ in range(20)] == alone
+
+
+def test_penalties_count_the_answers_own_tokens() -> None:
+    # Logits 0, 2, 1, -1: after k times token 1, it stands at 2 - k * 0.4 - 0.3.
+    assert _draws(Sampling(frequency_penalty=0.4, presence_penalty=0.3), 5) == [1, 1, 2, 1, 1]
+    assert _draws(Sampling(presence_penalty=1.5), 4) == [1, 2, 1, 1]
+
+
+def test_bias_moves_a_token_and_leaves_the_logits_alone() -> None:
+    logits = LOGITS.clone()
+    assert pick(logits, [Sampler(Sampling(logit_bias=((3, 10.0),)))]) == [3]
+    assert pick(logits, [Sampler(Sampling(logit_bias=((1, -100.0),)))]) == [2]
+    assert torch.equal(logits, LOGITS)
+
+
+def test_logprobs_are_the_models_own_whatever_shapes_the_pick() -> None:
+    expected = torch.log_softmax(LOGITS[0], -1)
+    for sampling in (
+        Sampling(top_logprobs=2),
+        Sampling(top_logprobs=2, logit_bias=((3, 10.0),), temperature=0.5, seed=1),
+    ):
+        sampler = Sampler(sampling)
+        (token,) = pick(LOGITS, [sampler])
+        assert sampler.scored is not None
+        assert (sampler.scored.token, sampler.scored.logprob) == (token, pytest.approx(float(expected[token])))
+        assert [t for t, _ in sampler.scored.top] == [1, 2]
+        assert sampler.scored.top[0][1] == pytest.approx(float(expected[1]))
+
+
+class _Broken:
+    complete = False
+
+    def allowed(self) -> None:
+        raise EngineError("no way on")
+
+
+def test_row_that_cannot_go_on_leaves_its_neighbours_alone() -> None:
+    broken, fine = Sampler(Sampling(), _Broken()), Sampler(Sampling())  # type: ignore[arg-type]
+    assert pick(LOGITS.expand(2, -1), [broken, fine])[1] == 1
+    assert str(broken.error) == "no way on"
+    assert fine.error is None
