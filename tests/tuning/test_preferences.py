@@ -46,6 +46,7 @@ def test_a_pair_that_prefers_nothing_is_refused_by_file_and_line(
         read_preferences(path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_adapter_comes_to_prefer_the_chosen_answers(workspace: Workspace, tiny_base: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
@@ -62,6 +63,7 @@ def test_the_adapter_comes_to_prefer_the_chosen_answers(workspace: Workspace, ti
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), report.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_command_makes_a_version(
     workspace: Workspace, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
