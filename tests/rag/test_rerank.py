@@ -87,6 +87,15 @@ def test_late_interaction_finds_what_is_asked_for_and_reads_a_passage_once(
     assert sum(read) == 0
 
 
+def test_an_encoder_of_another_language_has_no_second_look(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retriever, "_foreign", True)
+    questions = ["Who was first on the moon?", "Which canal leads to the Red Sea?"]
+    late = SearchSettings(rerank_model="late", rerank_depth=5)
+    assert retriever.search(questions, 5, late) == retriever.search(questions, 5, SearchSettings())
+
+
 def test_late_interaction_by_hand() -> None:
     class Encoder:
         name = "hand"
