@@ -29,7 +29,7 @@ def knows_only_its_passages(request: Request) -> str:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, home: Path) -> Path:
     folder = tmp_path / "project"
     folder.mkdir()
     write(
