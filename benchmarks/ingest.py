@@ -35,7 +35,7 @@ MODEL = "all-minilm-l6-v2"
 RATE_TARGET = 0.85
 AGAIN_TARGET = 50
 RATE_FOLDERS = ("debian-faq", "python-howto")
-SIZES = (2_000, 16_000)
+SIZES = (1_000, 8_000)
 """Documents of the memory measurement."""
 
 
