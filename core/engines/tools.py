@@ -118,6 +118,7 @@ class ToolReader:
         self._whole = self._names and forced_schema(request) is not None
         self._several = request.parallel_tool_calls
         self._held = ""
+        self._white = ""
         self._begun = False
         self.calls: list[ToolCall] = []
 
@@ -165,12 +166,12 @@ class ToolReader:
             self._held = "" if self.done else self._held[cut:]
         if at < 0:
             at = len(self._held) if final else len(self._held) - _beginning(self._held)
-        out, self._held = out + self._held[:at], self._held[at:]
-        if not out.strip() and (self.calls or not self._begun):
-            # White space round calls is no text; whether a call follows is only known at the end.
-            out, self._held = ("" if self.calls else out, "") if final else ("", out + self._held)
-        self._begun = self._begun or bool(out) or bool(self.calls)
-        return out
+        out, self._held = self._white + out + self._held[:at], self._held[at:]
+        text = out.rstrip()
+        # White space with nothing but calls behind it is no text; what comes is only known at the end.
+        self._white = out[len(text) :]
+        self._begun = self._begun or bool(text) or bool(self.calls)
+        return out if final and not self.calls else text
 
     def _take(self, calls: Iterable[ToolCall]) -> None:
         self.calls += calls

@@ -34,7 +34,8 @@ OSLO = ("weather", {"city": "Oslo"})
     [
         (CALL, "", [OSLO]),
         (f"\n{CALL}\n", "", [OSLO]),
-        (f"I look. {CALL}", "I look. ", [OSLO]),
+        (f"I look. {CALL}", "I look.", [OSLO]),
+        (f"I look. {CALL} Done.", "I look.  Done.", [OSLO]),
         (f'{CALL}\n<tool_call>{{"name": "clock"}}</tool_call>', "", [OSLO, ("clock", {})]),
         (CALL.removesuffix("</tool_call>"), "", [OSLO]),
         (BARE, "", [OSLO]),
