@@ -125,6 +125,37 @@ def ingest_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
+def retrieval_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, measured, target) of benchmarks/retrieval.py; a part that was not run has no row."""
+    rows = []
+    quality = result.get("quality", {"sets": {}})
+    for name, found in quality["sets"].items():
+        shown = (
+            f"{row} {one['ndcg@10']['value']:.3f}" + _against_ours(one.get("ours_minus"))
+            for row, one in found["rows"].items()
+        )
+        rows.append((f"nDCG@10, {name}, {found['n']} questions", "; ".join(shown), "ours above by .02 on the mean"))
+    if "note" in quality:
+        rows.append((f"quality: {quality['note']}", "", ""))
+    if "latency" in result:
+        for size, found in result["latency"]["sizes"].items():
+            hybrid = found["hybrid"]
+            rows.append(
+                (
+                    f"hybrid query of {int(size):,} passages, without its embedding",
+                    f"p50 {hybrid['p50_ms']:.1f}, p95 {hybrid['p95_ms']:.1f} ms (load average {result['latency']['load_average']:.0f})",
+                    "p95 < 50 ms at 50,000",
+                )
+            )
+    return rows
+
+
+def _against_ours(difference: dict[str, float] | None) -> str:
+    if difference is None:
+        return ""
+    return f" (ours {difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}])"
+
+
 def serve_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, measured, target) of benchmarks/serve.py; the bound of the same run stands in the target's column."""
     bound = result["static_batch"]["tokens_per_s"]
@@ -164,6 +195,11 @@ def section() -> str:
             advise_rows,
         ),
         ("serve", "The server under load (`benchmarks/serve.py`, starter model, client on the same cores)", serve_rows),
+        (
+            "retrieval",
+            "Passages found (`benchmarks/retrieval.py`, all-minilm-l6-v2; every row in the same run)",
+            retrieval_rows,
+        ),
         ("ingest", "Documents into an index (`benchmarks/ingest.py`, all-minilm-l6-v2)", ingest_rows),
     ):
         path = RESULTS / f"{name}.json"
