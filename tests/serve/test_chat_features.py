@@ -77,7 +77,7 @@ def real(workspace: Workspace, starter: Engine) -> Iterator[Server]:
 def test_calls_come_out_beside_the_text(scripted: Server) -> None:
     choice = scripted.client().chat.completions.create(model="faq", messages=ASK, tools=[WEATHER]).choices[0]
     assert choice.finish_reason == "tool_calls"
-    assert choice.message.content == "Let me see. "
+    assert choice.message.content == "Let me see."
     calls: Any = choice.message.tool_calls
     assert [(c.type, c.function.name, json.loads(c.function.arguments)) for c in calls] == [
         ("function", "weather", {"city": "Paris"})
@@ -90,7 +90,7 @@ def test_streamed_calls_add_up(scripted: Server) -> None:
         choice = stream.get_final_completion().choices[0]
     assert choice.finish_reason == "tool_calls"
     assert [c.function.name for c in choice.message.tool_calls or ()] == ["weather", "weather"]
-    assert choice.message.content == "Let me see. "
+    assert choice.message.content == "Let me see."
 
 
 def test_parallel_calls_can_be_switched_off(scripted: Server) -> None:
@@ -128,7 +128,7 @@ def test_result_of_a_call_goes_back_to_the_model(scripted: Server, engines: dict
     assert (last.message.content, last.finish_reason) == ("It rains.", "stop")
     seen = engines["echo"].requests[-1]
     assert seen.messages[1:] == (
-        Message("assistant", "Let me see. ", tuple(ToolCall(c.id, "weather", '{"city": "Paris"}') for c in calls)),
+        Message("assistant", "Let me see.", tuple(ToolCall(c.id, "weather", '{"city": "Paris"}') for c in calls)),
         *(Message("tool", "rain", tool_call_id=c.id) for c in calls),
     )
     assert seen.tools == (Tool("weather", "d", json.dumps(PARAMETERS)),)
