@@ -167,7 +167,13 @@ def serve_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
                 f"{one['tokens_per_s']:.0f} tok/s; TTFT p50 {1e3 * ttft['p50']:.0f}, p95 {1e3 * ttft['p95']:.0f} ms"
             )
             measured += f"; ITL p50 {1e3 * itl['p50']:.0f}, p95 {1e3 * itl['p95']:.0f} ms"
-            rows.append((f"{engine}, {n} streams", measured, f">= .9 x {bound:.0f}" if n == 16 else ""))
+            rows.append(
+                (
+                    f"{engine}, {n} streams, {one['requests']} requests",
+                    measured,
+                    f">= .9 x {bound:.0f}" if n == 16 else "",
+                )
+            )
         health = max(one["health_s"]["max"] for one in found["load"] if one["health_s"])
         rows.append((f"{engine}: slowest /health meanwhile", f"{1e3 * health:.0f} ms", "< 100 ms"))
         many = found["sixty_four"]
