@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
 
 from core import types
 from core.errors import NotHonoured
@@ -21,7 +20,21 @@ from core.types import Completion, Delta, Message, Sampling, TokenLogprob
 from serve.answering import Answering, ClientGone, answering, new_id, nobody_reads
 from serve.catalog import Served
 from serve.errors import ERRORS, as_api_error
-from serve.fields import Bias, ModelName, OnlyFalse, Penalty, Seed, Stop, Strict, Temperature, Text, TopP, at, bias_of
+from serve.fields import (
+    Bias,
+    ModelName,
+    OnlyFalse,
+    Penalty,
+    Seed,
+    Stop,
+    Strict,
+    Temperature,
+    Text,
+    TopP,
+    at,
+    bias_of,
+    texts_or_ids,
+)
 from serve.schemas import MAX_CHOICES, SourceOut, StreamOptions, UsageOut, is_none
 from serve.streaming import DONE, EventStream, Head, data_line, error_event, sources_out, usage_out
 
@@ -34,23 +47,7 @@ Prompt = str | list[int]
 
 def _prompts(value: Any) -> list[Prompt]:
     """A text, texts, token ids, or lists of them, as a list of prompts."""
-    if isinstance(value, str) or _are_ids(value):
-        value = [value]
-    if not isinstance(value, list) or not value or not all(isinstance(p, str) or _are_ids(p) for p in value):
-        raise PydanticCustomError("value_error", "must be a string, token ids, or a list of strings or of token ids")
-    if len(value) > MAX_PROMPTS:
-        raise PydanticCustomError("too_long", "at most 128 prompts are taken at once")
-    for text in value:
-        if isinstance(text, str):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise PydanticCustomError("value_error", "holds half of a surrogate pair, which is not text") from None
-    return value
-
-
-def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(i) is int and 0 <= i < 2**31 for i in value)
+    return texts_or_ids(value, MAX_PROMPTS, "prompts")
 
 
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}

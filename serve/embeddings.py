@@ -22,7 +22,7 @@ from serve.answering import RETRY_AFTER_S, ClientGone, nobody_reads, unless_gone
 from serve.asked import Asked
 from serve.catalog import Catalog, UnknownModel, public_name
 from serve.errors import ERRORS, ApiError, as_api_error, queue_full
-from serve.fields import ModelName, Strict, Text
+from serve.fields import ModelName, Strict, Text, texts_or_ids
 from serve.metering import meter_of
 from serve.workers import QueueFull, Work, Workers
 
@@ -33,25 +33,10 @@ Input = str | list[int]
 
 
 def _inputs(value: Any) -> list[Input]:
-    if isinstance(value, str) or _are_ids(value):
-        value = [value]
-    if not isinstance(value, list) or not value or not all(isinstance(i, str) or _are_ids(i) for i in value):
-        raise PydanticCustomError("value_error", "must be a string, token ids, or a list of strings or of token ids")
-    if len(value) > MAX_INPUTS:
-        raise PydanticCustomError("too_long", "at most 2048 inputs are taken at once")
-    for text in value:
-        if text == "":
-            raise PydanticCustomError("value_error", "must not hold an empty string")
-        if isinstance(text, str):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise PydanticCustomError("value_error", "holds half of a surrogate pair, which is not text") from None
-    return value
-
-
-def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(i) is int and 0 <= i < 2**31 for i in value)
+    inputs = texts_or_ids(value, MAX_INPUTS, "inputs")
+    if "" in inputs:
+        raise PydanticCustomError("value_error", "must not hold an empty string")
+    return inputs
 
 
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, LiteralString
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -18,6 +18,24 @@ def _valid_text(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_valid_text)]
+
+
+def texts_or_ids(value: Any, most: int, what: str) -> list[str | list[int]]:
+    """A text, texts, token ids, or lists of them, as a list of at most `most`; `what` names them."""
+    if isinstance(value, str) or _are_ids(value):
+        value = [value]
+    if not isinstance(value, list) or not value or not all(isinstance(i, str) or _are_ids(i) for i in value):
+        raise PydanticCustomError("value_error", "must be a string, token ids, or a list of strings or of token ids")
+    if len(value) > most:
+        raise PydanticCustomError("too_long", "at most {most} {what} are taken at once", {"most": most, "what": what})
+    for text in value:
+        if isinstance(text, str):
+            _valid_text(text)
+    return value
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(i) is int and 0 <= i < 2**31 for i in value)
 
 
 def _joined(content: Any) -> Any:
@@ -90,6 +108,14 @@ class Strict(BaseModel):
 def at(param: str, text: str, kind: LiteralString = "value_error") -> PydanticCustomError:
     """An error that names `param`, for checks over several fields."""
     return PydanticCustomError(kind, "{text}", {"param": param, "text": text})
+
+
+def refuse_unsupported(value: Any, fields: Collection[str]) -> None:
+    """Raises for the first of `fields` that the body `value` gives other than as null."""
+    if isinstance(value, Mapping):
+        for field in value:
+            if field in fields and value[field] is not None:
+                raise PydanticCustomError("unsupported_parameter", "is not supported by this server", {"param": field})
 
 
 def bias_of(value: Mapping[str, float]) -> tuple[tuple[int, float], ...]:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.types import ANY_OBJECT, Message, Tool, ToolCall, ToolChoice
-from serve.fields import ModelName, OnlyFalse, Strict, Temperature, Text, TopP, at
+from serve.fields import ModelName, OnlyFalse, Strict, Temperature, Text, TopP, at, refuse_unsupported
 from serve.schemas import MAX_MESSAGES
 from serve.store_schemas import RankingOptions
 from serve.tool_schemas import MAX_TOOLS, Name, Schema, check_enforceable, chosen
@@ -232,12 +232,7 @@ class ResponseRequest(Strict):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            for field in value:
-                if field in UNSUPPORTED and value[field] is not None:
-                    raise PydanticCustomError(
-                        "unsupported_parameter", "is not supported by this server", {"param": field}
-                    )
+        refuse_unsupported(value, UNSUPPORTED)
         return value
 
     @model_validator(mode="after")

@@ -14,7 +14,21 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.types import Message, Tool, ToolCall, ToolChoice
-from serve.fields import Bias, Content, ModelName, OnlyFalse, Penalty, Seed, Stop, Strict, Temperature, Text, TopP, at
+from serve.fields import (
+    Bias,
+    Content,
+    ModelName,
+    OnlyFalse,
+    Penalty,
+    Seed,
+    Stop,
+    Strict,
+    Temperature,
+    Text,
+    TopP,
+    at,
+    refuse_unsupported,
+)
 from serve.tool_schemas import MAX_TOOLS, Choice, FunctionTool, NamedChoice, ResponseFormat, chosen
 
 MAX_CHOICES = 16
@@ -155,12 +169,7 @@ class ChatRequest(Strict):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            for field in value:
-                if field in UNSUPPORTED and value[field] is not None:
-                    raise PydanticCustomError(
-                        "unsupported_parameter", "is not supported by this server", {"param": field}
-                    )
+        refuse_unsupported(value, UNSUPPORTED)
         return value
 
     @model_validator(mode="after")

@@ -161,13 +161,7 @@ def _tune(
                 else:
                     report = train_lora(staging, settings, workspace, rows, recipe, source=settings.train, notes=notes)
                 write_run_page(run, settings.name, report, staging / "metrics.jsonl")
-            version = folder.adapters.newest()
-            assert version is not None
-            folder.adapters.activate(version)
-            document = report.to_json() | {"folder": str(folder.adapters.folder / version), "version": version}
-            write_json(run / "report.json", document)
-    for warning in report.warnings:
-        say(f"warning: {warning}")
+            document = _put_in_force(folder, run, report)
     return document
 
 
@@ -195,11 +189,20 @@ def _prefer(
             with folder.adapters.build() as staging:
                 report = train_preferences(staging, settings, workspace, pairs, recipe, source=given["preferences"])
                 write_run_page(run, settings.name, report, staging / "metrics.jsonl")
-            version = folder.adapters.newest()
-            assert version is not None
-            folder.adapters.activate(version)
-            document = report.to_json() | {"folder": str(folder.adapters.folder / version), "version": version}
-            write_json(run / "report.json", document)
+            document = _put_in_force(folder, run, report)
+    return document
+
+
+def _put_in_force(folder: UseCaseFolder, run: Path, report: Any) -> dict[str, Any]:
+    """The newest adapter takes over; returns what the run's report.json then says."""
+    version = folder.adapters.newest()
+    assert version is not None
+    folder.adapters.activate(version)
+    document: dict[str, Any] = report.to_json() | {
+        "folder": str(folder.adapters.folder / version),
+        "version": version,
+    }
+    write_json(run / "report.json", document)
     for warning in report.warnings:
         say(f"warning: {warning}")
     return document
