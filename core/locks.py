@@ -29,7 +29,7 @@ def hold(path: Path, what: str, *, patient: bool = False) -> Iterator[None]:
     try:
         lock.acquire(timeout=-1 if patient else 0)
     except Timeout as exc:
-        raise Locked(f"{what} is in use by another process{_named(owner)}; wait for it or stop it") from exc
+        raise Locked(f"{what} is in use by another process{_named(path)}; wait for it or stop it") from exc
     try:
         owner.write_text(str(os.getpid()), encoding="utf-8")
         yield
@@ -38,8 +38,29 @@ def hold(path: Path, what: str, *, patient: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def _named(owner: Path) -> str:
+def held(path: Path) -> bool:
+    """Whether some process holds the lock file `path`. Looking makes no mark: the owner's name stays the owner's."""
+    from filelock import FileLock, Timeout
+
+    if not path.exists():
+        return False
+    lock = FileLock(path, thread_local=False)
     try:
-        return f" (pid {int(owner.read_text(encoding='utf-8'))})"
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def owner_of(path: Path) -> int | None:
+    """Process that holds, or was killed holding, the lock file `path`."""
+    try:
+        return int(path.with_name(path.name + ".owner").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return ""
+        return None
+
+
+def _named(path: Path) -> str:
+    owner = owner_of(path)
+    return "" if owner is None else f" (pid {owner})"

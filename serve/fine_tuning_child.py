@@ -7,6 +7,7 @@ goes on from the training's own checkpoint.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def fine_tune(name: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     train = _prefer if spec["method"] == "dpo" else _supervise
     home = UseCaseFolder(workspace.path / "use_cases" / name)
     if home.adapters.newest() is None:
+        for leftover in home.adapters.folder.glob(".v*.tmp"):  # of an attempt that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         with home.adapters.build() as staging:
             try:
                 train(staging, settings, workspace, spec, folder / spec["training_file"])

@@ -23,9 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from core.errors import Locked
 from core.files import read_json, write_json
-from core.locks import hold
+from core.locks import held, owner_of
 from core.workspace import Workspace
 from serve.state import Row, State
 
@@ -110,7 +109,7 @@ class _Child:
     def alive(self) -> bool:
         if self.process is not None and self.process.poll() is None:
             return True
-        return _held(self.folder)
+        return held(self.folder / LOCK)
 
     def stop(self) -> None:
         """Ask it to stop; kill it when it was asked long ago."""
@@ -127,7 +126,11 @@ class _Child:
 
     def _signal(self, number: int) -> None:
         own = self.process
-        pid = own.pid if own is not None and own.poll() is None else _owner(self.folder)
+        if own is not None and own.poll() is None:
+            pid: int | None = own.pid
+        else:
+            # Of a process that is gone the id may be another's by now.
+            pid = owner_of(self.folder / LOCK) if held(self.folder / LOCK) else None
         if pid is not None:
             # A session of its own: the child and whatever it started.
             with suppress(ProcessLookupError, PermissionError):
@@ -149,6 +152,7 @@ class Jobs:
         self._stopping = threading.Event()
         for row in state.all("SELECT * FROM jobs WHERE state = 'running'"):
             self._children[row["id"]] = _Child(self.folder(row["id"]), None)
+        self._sweep()
         self._thread = threading.Thread(target=self._watch, name="tunefork-jobs", daemon=True)
 
     def start(self, on_end: Mapping[str, OnEnd]) -> None:
@@ -271,9 +275,10 @@ class Jobs:
             else:
                 if child.process is not None:
                     child.process.wait()
-                self._children.pop(id)
                 if not self._settled(job):
-                    self._killed(job)
+                    self._killed(job, begun=child.process is not None or owner_of(child.folder / LOCK) is not None)
+                # Only now: where that failed it is tried again, and the job does not stay running for ever.
+                self._children.pop(id)
         busy = {LANES[job.kind] for id in self._children if (job := self.get(id)) is not None}
         for row in self._state.all("SELECT * FROM jobs WHERE state = 'queued' ORDER BY seq"):
             if LANES[row["kind"]] not in busy:
@@ -325,8 +330,18 @@ class Jobs:
             self._end(job, "failed" if left["error"] else "succeeded", left["error"], left["result"])
         return True
 
-    def _killed(self, job: Job) -> None:
-        if job.cancelling:
+    def _killed(self, job: Job, begun: bool) -> None:
+        """Begin the job again, or give it up.
+
+        Args:
+            begun: False: its process was started by a server that was killed, and had not come to its work yet.
+        """
+        (self.folder(job.id) / f"{LOCK}.owner").unlink(missing_ok=True)
+        if not begun and not job.cancelling:
+            with self._state.change() as db:
+                db.execute("UPDATE jobs SET state = 'queued', attempts = attempts - 1 WHERE id = ?", (job.id,))
+                self._say(job.id, "warn", "the server was killed as the job started; it starts again")
+        elif job.cancelling:
             self._end(job, "cancelled", None, None)
         elif job.attempts >= ATTEMPTS:
             text = f"the job's process was killed {job.attempts} times without an error of its own (too little memory?)"
@@ -358,27 +373,17 @@ class Jobs:
             if ended is not None and job.kind in self._on_end:
                 self._on_end[job.kind](ended)
 
+    def _sweep(self) -> None:
+        """Remove folders of jobs that a killed server was about to queue, or to forget."""
+        known = {row["id"] for row in self._state.all("SELECT id FROM jobs")}
+        for folder in (self._state.folder / "jobs").glob("*"):
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _say(self, id: str, level: str, message: str) -> None:
         with self._state.change() as db:
             values = (id, _now(), level, message)
             db.execute("INSERT INTO job_events (job, at, level, message) VALUES (?, ?, ?, ?)", values)
-
-
-def _held(folder: Path) -> bool:
-    if not (folder / LOCK).exists():
-        return False
-    try:
-        with hold(folder / LOCK, "a job"):
-            return False
-    except Locked:
-        return True
-
-
-def _owner(folder: Path) -> int | None:
-    try:
-        return int((folder / f"{LOCK}.owner").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _json(value: Any) -> str | None:

@@ -66,10 +66,11 @@ class Services:
         self.search = StoreSearch(self.workspace, self.stores)
         self.jobs = Jobs(self.state, self.workspace)
         self.fine_tuning = FineTuning(self.workspace, self.files, self.jobs)
+        # Before any job can end, which the stores must hear of.
+        self.stores.attach(self.jobs)
         self.jobs.start(
             {STORE_JOB: self.stores.indexed, TUNING_JOB: self.fine_tuning.ended, "advise": self._advise_ended}
         )
-        self.stores.attach(self.jobs)
 
     def _advise_ended(self, job: Job) -> None:
         shutil.rmtree(self.jobs.folder(job.id) / HOME, ignore_errors=True)

@@ -85,8 +85,17 @@ class Stores:
         self._jobs: Jobs
 
     def attach(self, jobs: Jobs) -> None:
-        """Index with `jobs` from now on; files that wait since a crash get their job."""
+        """Index with `jobs` from now on; finish what a crash cut short: files that wait, deletions that got half-way."""
         self._jobs = jobs
+        gone = "FROM vector_store_files WHERE id NOT IN (SELECT id FROM files)"
+        with self._state.change() as db:
+            for row in self._state.all(f"SELECT DISTINCT store {gone}"):
+                self._index(row["store"])
+            db.execute(f"DELETE {gone}")
+        known = {row["id"] for row in self.rows()}
+        for folder in (self._state.folder / "vector_stores").glob("*"):
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
         for row in self._state.all("SELECT DISTINCT store FROM vector_store_files WHERE status = 'in_progress'"):
             self._index(row["store"])
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from core.errors import Locked
-from core.locks import hold
+from core.locks import held, hold, owner_of
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from core.locks import hold
+from core.locks import held, hold, owner_of
 with hold(Path(sys.argv[1]), "the index"):
     print("held", flush=True)
     time.sleep(60)
@@ -70,3 +70,14 @@ class _holder:  # noqa: N801 - reads as a block
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+def test_looking_whether_a_lock_is_held_leaves_the_owners_name(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    assert not held(lock)
+    with _holder(lock) as process:
+        assert held(lock)
+        process.kill()
+        process.wait()
+        assert not held(lock)
+        assert owner_of(lock) == process.pid
