@@ -160,7 +160,8 @@ class Workspace:
         folder = self.path / "use_cases"
         if not folder.is_dir():
             return []
-        return sorted(p.name for p in folder.iterdir() if (p / "use_case.toml").is_file())
+        # Hidden ones are on their way in, or out: a killed `delete` leaves one.
+        return sorted(p.name for p in folder.iterdir() if p.name[0] != "." and (p / "use_case.toml").is_file())
 
     def use_case(self, name: str) -> UseCaseFolder:
         """Raises UnknownUseCase (with near names) when there is none."""
@@ -195,9 +196,10 @@ class Workspace:
     def delete(self, name: str) -> None:
         """Remove a use case. It disappears from every listing at once, then from the disk."""
         folder = self.use_case(name).path
-        doomed = folder.with_name(f".{name}.{os.getpid()}.deleted")
-        folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(folder.with_name(f".{name}.{os.getpid()}.deleted"))
+        # With what deletions that were killed have left.
+        for doomed in folder.parent.glob(".*.deleted"):
+            shutil.rmtree(doomed, ignore_errors=True)
 
 
 def open_workspace() -> Workspace:

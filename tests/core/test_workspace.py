@@ -99,3 +99,13 @@ def test_runs_started_in_one_second_are_kept_apart(workspace: Workspace) -> None
     runs = [home.new_run("advise") for _ in range(3)]
     assert len(set(runs)) == 3
     assert home.runs() == sorted(runs)
+
+
+def test_a_use_case_whose_deletion_was_killed_is_gone_and_off_the_disk_with_the_next(workspace: Workspace) -> None:
+    for name in ("faq", "other"):
+        workspace.declare(name, {})
+    folder = workspace.path / "use_cases"
+    (folder / "faq").rename(folder / ".faq.123.deleted")
+    assert workspace.names() == ["other"]
+    workspace.delete("other")
+    assert list(folder.iterdir()) == []
