@@ -39,6 +39,7 @@ COMMANDS: dict[str, Entry] = {
     "rollback": Entry("tuning.commands.rollback", "Put another version of an adapter or head in force."),
     "export": Entry("tuning.commands.export", "An adapter as a full model, or as GGUF for llama.cpp and Ollama."),
     "serve": Entry("serve.commands.serve", "Serve every use case behind one OpenAI-compatible API."),
+    "canary": Entry("serve.commands.canary", "Try another remedy on a share of a use case's requests."),
     "chat": Entry("serve.commands.chat", "Ask a use case from the terminal."),
     "keys": Entry("serve.commands.keys", "API keys of the server: make, list, revoke."),
     "usage": Entry("serve.commands.usage", "What each key and use case has used of the server."),

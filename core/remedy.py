@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import ArtifactError, ConfigError
 from core.files import read_json, write_json, write_text
+from core.search_settings import Place
 
 Route = Literal["base", "prompt", "few-shot", "rag", "tune", "rag+tune", "none", "undecided"]
 ROUTES: tuple[Route, ...] = get_args(Route)
@@ -37,6 +38,9 @@ class Remedy(BaseModel):
     """Folder of the examples that are chosen for each question instead, by likeness; see rag.demonstrations."""
     shots: int = 0
     """How many of those stand in a prompt."""
+    context: Place | None = None
+    """Where the measured arm had the context: the passages (`rag`), or what a message brings along (`prompt`).
+    None: passages stand as `[grounding]` says, a message stays as it is."""
     top_k: int = 4
     index_version: str | None = None
     adapter_version: str | None = None
@@ -116,9 +120,23 @@ def load_remedy(path: Path) -> Remedy | None:
     Raises:
         ArtifactError: the file is damaged or from a newer Tunefork.
     """
-    if not path.exists():
-        return None
+    return _read(path) if path.exists() else None
+
+
+def load_version(path: Path, version: str) -> Remedy:
+    """One of `remedies`, in force or not.
+
+    Raises:
+        ArtifactError: it is gone, damaged or from a newer Tunefork.
+    """
+    file = path.with_name(FOLDER) / f"{version}.json"
+    if not file.exists():
+        raise ArtifactError(f"{file}: gone; kept: {', '.join(remedies(path)) or 'none'}")
+    return _read(file)
+
+
+def _read(file: Path) -> Remedy:
     try:
-        return Remedy.model_validate(read_json(path))
+        return Remedy.model_validate(read_json(file))
     except ValidationError as exc:
-        raise ArtifactError(f"{path}: {exc.errors()[0]['msg']}; run `tunefork build` again") from exc
+        raise ArtifactError(f"{file}: {exc.errors()[0]['msg']}; run `tunefork build` again") from exc

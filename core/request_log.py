@@ -7,7 +7,7 @@ that gives a right answer makes an item: an answer that somebody called good, or
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from core.workspace import UseCaseFolder
 
 
 def requests_path(folder: UseCaseFolder) -> Path:
-    """Rows `{"request_id", "created", "model", "messages": [{"role", "content"}], "answer"}`."""
+    """Rows `{"request_id", "created", "model", "messages": [{"role", "content"}], "answer"}`, and "arm" during a canary."""
     return folder.path / "log" / "requests.jsonl"
 
 
@@ -66,12 +66,18 @@ def write_eval_set(folder: UseCaseFolder) -> Path:
 
 def _items(folder: UseCaseFolder) -> Iterator[dict[str, Any]]:
     asked = {row["request_id"]: row for row in read_own_jsonl(requests_path(folder))}
-    last: dict[str, Mapping[str, Any]] = {}
-    for said in read_own_jsonl(feedback_path(folder)):
-        last.pop(said["request_id"], None)
-        last[said["request_id"]] = said
-    for request_id, said in last.items():
+    for said in said_last(read_own_jsonl(feedback_path(folder))):
+        request_id = said["request_id"]
         request = asked.get(request_id)
         right = said.get("expected") or (request and said.get("rating") == "good" and request["answer"])
         if request is not None and right:
             yield {"id": request_id, "messages": request["messages"], "output": right, "tags": ["log"]}
+
+
+def said_last(feedback: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The last judgement of each request, in the order they were made."""
+    last: dict[str, Mapping[str, Any]] = {}
+    for said in feedback:
+        last.pop(said["request_id"], None)
+        last[said["request_id"]] = said
+    return list(last.values())

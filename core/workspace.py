@@ -3,6 +3,7 @@
 use_cases/NAME/use_case.toml          what the user declares
 use_cases/NAME/verdict.json           the verdict in force
 use_cases/NAME/remedy.json            what was built, and what the server serves
+use_cases/NAME/canary.json            what a share of the requests goes to instead
 use_cases/NAME/runs/<utc>-<kind>/     one folder a job
 use_cases/NAME/index/  adapters/      versioned artifacts with an `active` pointer
 models/                               converted starter models
@@ -114,6 +115,10 @@ class UseCaseFolder:
     @property
     def remedy_path(self) -> Path:
         return self.path / "remedy.json"
+
+    @property
+    def canary_path(self) -> Path:
+        return self.path / "canary.json"
 
     def settings(self) -> UseCase:
         return parse_use_case(read_toml(self.path / "use_case.toml"), {}, self.path, str(self.path / "use_case.toml"))

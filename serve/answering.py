@@ -32,7 +32,7 @@ Make = Callable[[Served, int], types.Request]
 
 class Piece(NamedTuple):
     delta: Delta
-    fingerprint: str
+    served: Served
 
 
 class Documents(NamedTuple):
@@ -60,8 +60,9 @@ class Answering:
         """Set when a stream takes over: it cancels the work at its own end."""
 
     @property
-    def fingerprint(self) -> str:
-        return self._first[1].fingerprint
+    def served(self) -> Served:
+        """What answers."""
+        return self._first[1].served
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
         """The answers' deltas as they come, with the number of their choice."""
@@ -88,11 +89,18 @@ class Answering:
 
 @asynccontextmanager
 async def answering(
-    request: Request, model: str, make: Make, choices: int = 1, documents: Documents | None = None
+    request: Request,
+    model: str,
+    make: Make,
+    choices: int = 1,
+    *,
+    user: str | None = None,
+    documents: Documents | None = None,
 ) -> AsyncIterator[Answering]:
     """`choices` answers of `model`. What fails before the first piece is raised as an ApiError; later, from `deltas`.
 
     Args:
+        user: whose requests a canary takes all or none of; None: each request is drawn by its id.
         documents: what the answers are to rest on, beside what the model itself retrieves.
 
     Raises:
@@ -103,9 +111,10 @@ async def answering(
     workers: Workers = request.app.state.workers
     meter = meter_of(request)
     meter.model, asked = model, Asked(tenant=caller_of(request).tenant)
+    ticket = f"request {meter.request_id}" if user is None else f"user {user}"
 
     def body(choice: int) -> Generator[Piece, None, None]:
-        return _answer(catalog, model, make, choice, asked, meter, documents)
+        return _answer(catalog, model, ticket, make, choice, asked, meter, documents)
 
     try:
         check_model(request, model)
@@ -140,17 +149,25 @@ def new_id(prefix: str) -> str:
 
 
 def _answer(
-    catalog: Catalog, model: str, make: Make, choice: int, asked: Asked, meter: Meter, documents: Documents | None
+    catalog: Catalog,
+    model: str,
+    ticket: str,
+    make: Make,
+    choice: int,
+    asked: Asked,
+    meter: Meter,
+    documents: Documents | None,
 ) -> Generator[Piece, None, None]:
     """Runs in a worker thread."""
-    with catalog.lease(model) as served, asking(asked):
+    with catalog.lease(model, ticket) as served, asking(asked):
         asked.use_case, asked.base_model, asked.engine = served.use_case, served.base_model, served.engine_kind
+        asked.arm = served.arm
         wanted = meter.wanted[choice] = make(served, choice)
         engine = served.engine if documents is None else _over(served.engine, documents)
         deltas = cast(Generator[Delta, None, None], engine.stream(wanted))
         with closing(deltas):
             for delta in deltas:
-                yield Piece(delta, served.fingerprint)
+                yield Piece(delta, served)
 
 
 def _over(engine: Engine, documents: Documents) -> Engine:

@@ -29,6 +29,8 @@ class Asked:
     use_case: str = ""
     base_model: str = ""
     engine: str = ""
+    arm: str = ""
+    """What a canary's draw came to; "" where there is none."""
     retrieval_s: float | None = None
     """None where nothing was retrieved."""
 

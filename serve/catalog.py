@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
+from core.canary import Canary, canary_remedy, control_arm, load_canary
 from core.engines.base import Engine
-from core.errors import EngineUnavailable, TuneforkError, UnknownName
+from core.errors import ArtifactError, EngineUnavailable, TuneforkError, UnknownName
 from core.models import remote, starter
 from core.remedy import Remedy, load_remedy
-from core.settings import DEFAULT_BASE_MODEL
+from core.settings import DEFAULT_BASE_MODEL, USE_CASE_NAME
 from core.workspace import UseCaseFolder, Workspace
 from serve.compose import Variant, compose, plan
 from serve.holding import Held, KeyedLocks
@@ -29,6 +31,9 @@ from serve.parts import Moved, OpenBase, Shared, WorkspaceParts
 log = logging.getLogger("tunefork.serve")
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
+
+Kind = Variant | Literal["canary"]
+"""What stands behind the colon of a served name."""
 
 
 class UnknownModel(UnknownName):
@@ -45,11 +50,13 @@ class Entry:
     name: str
     use_case: str | None
     """None for a base model."""
-    variant: Variant
+    variant: Kind
     route: str
     base_model: str
     created: int
     """Unix time of what stands behind the name."""
+    arm: str = ""
+    """Of a canary: what it tries."""
 
     @property
     def public_base_model(self) -> str:
@@ -72,6 +79,9 @@ class Served:
     """As clients may see it."""
     engine_kind: str = ""
     """What runs the base model: transformers, vllm, remote ...; head where a classification head answers."""
+    route: str = "base"
+    arm: str = ""
+    """What was drawn for this request, while a canary is under way."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class _Live:
     served: Held[Served]
     use_case: str | None
     stamp: Stamp
+    arm: str
 
 
 class Catalog:
@@ -96,6 +107,7 @@ class Catalog:
         self._shared = Shared()
         self._live: dict[str, _Live] = {}
         self._read: dict[str, tuple[Stamp, Remedy]] = {}
+        self._canaries: dict[str, tuple[Stamp, Canary | None]] = {}
         self.opened = int(time.time())
         """Unix time."""
         self._closed = threading.Event()
@@ -131,16 +143,25 @@ class Catalog:
         raise UnknownModel(name, [e.name for e in entries])
 
     @contextmanager
-    def lease(self, name: str) -> Iterator[Served]:
+    def lease(self, name: str, ticket: str | None = None) -> Iterator[Served]:
         """What answers for `name`, kept open for the block. Opens what is not open yet, which may take a while.
+
+        Args:
+            ticket: by which a use case's canary takes the request or does not; without one it never does.
 
         Raises:
             UnknownModel: there is no such name.
             TuneforkError: something behind it cannot be opened.
         """
-        held = self._hold(name)
+        drawn, arm = (name, "") if ticket is None else self._drawn(name, ticket)
         try:
-            yield held.value
+            held = self._hold(drawn)
+        except UnknownModel:
+            if drawn == name:
+                raise
+            held, arm = self._hold(name), ""  # the canary ended just now
+        try:
+            yield replace(held.value, arm=arm) if arm else held.value
         finally:
             held.release()
 
@@ -158,14 +179,44 @@ class Catalog:
             if self._closed.is_set():
                 raise EngineUnavailable("the server is stopping")
             live, stamp = self._live.get(name), self._stamp(entry)
-            if live is None or live.stamp != stamp:
+            if live is None or (live.stamp, live.arm) != (stamp, entry.arm):
                 if entry.use_case is not None:
                     # The other variants' old compositions too: they would keep an old index open until somebody asks.
-                    self._retire(lambda old, _: old.use_case == entry.use_case and old.stamp != stamp)
-                live = self._live[name] = _Live(self._make(entry), entry.use_case, stamp)
+                    self._retire(
+                        lambda old, own: old.use_case == entry.use_case and (old.stamp != stamp or own == name)
+                    )
+                live = self._live[name] = _Live(self._make(entry), entry.use_case, stamp, entry.arm)
             retained = live.served.retain()
             assert retained, "the catalog holds every live composition itself"
             return live.served
+
+    def _drawn(self, name: str, ticket: str) -> tuple[str, str]:
+        """The name that answers a request for `name`, and the arm it counts for ("" where there is no canary)."""
+        if not re.fullmatch(USE_CASE_NAME, name):
+            return name, ""
+        folder = UseCaseFolder(self.workspace.path / "use_cases" / name)
+        canary = self.canary(folder)
+        if canary is None:
+            return name, ""
+        return (f"{name}:canary", canary.arm) if canary.takes(ticket) else (name, control_arm(folder))
+
+    def canary(self, folder: UseCaseFolder) -> Canary | None:
+        """The canary under way. A damaged one is none: the use case itself must go on."""
+        stamp = (_file_stamp(folder.canary_path),)
+        cached = self._canaries.get(folder.name)
+        if cached is None or cached[0] != stamp:
+            canary = None
+            try:
+                canary = load_canary(folder)
+                if canary is not None:
+                    canary_remedy(folder, canary, self._remedy(folder))
+            except ArtifactError as exc:
+                canary = None
+                log.error("the canary of %r is not served: %s", folder.name, exc)
+            cached = self._canaries[folder.name] = (stamp, canary)
+            arm = "" if canary is None else canary.arm
+            self._retire(lambda old, own: own == f"{folder.name}:canary" and old.arm != arm)
+        return cached[1]
 
     def _stamp(self, entry: Entry) -> Stamp:
         return () if entry.use_case is None else _stamp(self.workspace.use_case(entry.use_case))
@@ -194,8 +245,13 @@ class Catalog:
             )
             return Held(served, lambda: None)
         folder = self.workspace.use_case(entry.use_case)
-        remedy = self._remedy(folder)
-        what = plan(remedy, entry.variant, folder.index, folder.adapters, folder.demonstrations)
+        remedy, variant = self._remedy(folder), str(entry.variant)
+        if variant == "canary":
+            canary = self.canary(folder)
+            if canary is None or canary.arm != entry.arm:
+                raise UnknownModel(entry.name, [])  # ended just now
+            remedy, variant = canary_remedy(folder, canary, remedy)
+        what = plan(remedy, cast(Variant, variant), folder.index, folder.adapters, folder.demonstrations)
         parts = WorkspaceParts(self.workspace, folder, self._base, self._shared)
         try:
             engine = compose(what, parts)
@@ -208,7 +264,14 @@ class Catalog:
         fingerprint = _fingerprint(entry.name, repr(what))
         kind = "head" if what.head else _kind(self._base(what.base_model))
         served = Served(
-            entry.name, engine, remedy.max_tokens, fingerprint, entry.use_case, entry.public_base_model, kind
+            entry.name,
+            engine,
+            remedy.max_tokens,
+            fingerprint,
+            use_case=entry.use_case,
+            base_model=entry.public_base_model,
+            engine_kind=kind,
+            route=entry.route,
         )
         return Held(served, parts.close)
 
@@ -234,10 +297,15 @@ class Catalog:
         variants.append(("base", "base"))
         source = folder.remedy_path if folder.remedy_path.exists() else folder.path / "use_case.toml"
         created = int(source.stat().st_mtime)
-        return [
+        entries = [
             Entry(f"{folder.name}:{v}" if v else folder.name, folder.name, v, route, remedy.base_model, created)
             for v, route in variants
         ]
+        if (canary := self.canary(folder)) is not None:
+            tried, variant = canary_remedy(folder, canary, remedy)
+            route, name = variant or tried.route, f"{folder.name}:canary"
+            entries.append(Entry(name, folder.name, "canary", route, tried.base_model, created, canary.arm))
+        return entries
 
     def _remedy(self, folder: UseCaseFolder) -> Remedy:
         """What was built; before the first `build`, the bare base model as declared."""
@@ -245,21 +313,27 @@ class Catalog:
         cached = self._read.get(folder.name)
         if cached is not None and cached[0] == stamp:
             return cached[1]
-        remedy = load_remedy(folder.remedy_path)
-        if remedy is None:
-            settings = folder.settings()
-            declared: dict[str, Any] = {} if settings.max_tokens is None else {"max_tokens": settings.max_tokens}
-            remedy = Remedy(
-                use_case=settings.name,
-                route="undecided",
-                base_model=settings.base_model,
-                embedding_model=settings.embedding_model,
-                instruction=settings.instruction,
-                top_k=settings.top_k,
-                **declared,
-            )
+        remedy = present_remedy(folder)
         self._read[folder.name] = (stamp, remedy)
         return remedy
+
+
+def present_remedy(folder: UseCaseFolder) -> Remedy:
+    """What was built for a use case; before the first `build`, the bare base model as declared."""
+    remedy = load_remedy(folder.remedy_path)
+    if remedy is not None:
+        return remedy
+    settings = folder.settings()
+    declared: dict[str, Any] = {} if settings.max_tokens is None else {"max_tokens": settings.max_tokens}
+    return Remedy(
+        use_case=settings.name,
+        route="undecided",
+        base_model=settings.base_model,
+        embedding_model=settings.embedding_model,
+        instruction=settings.instruction,
+        top_k=settings.top_k,
+        **declared,
+    )
 
 
 def _kind(engine: Engine) -> str:

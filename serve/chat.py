@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,12 +9,12 @@ from fastapi.responses import JSONResponse, Response
 
 from core import types
 from core.types import Completion, Sampling
-from serve.answering import ClientGone, answering, new_id, nobody_reads
+from serve.answering import ClientGone, answering, nobody_reads
 from serve.catalog import Served
 from serve.errors import ERRORS
 from serve.fields import bias_of
 from serve.schemas import ChatRequest, ChatResponse, ChoiceOut, MessageOut
-from serve.streaming import EventStream, Head, calls_out, events, logprobs_out, sources_out, usage_out
+from serve.streaming import EventStream, Head, calls_out, events, head_of, logprobs_out, sources_out, usage_out
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
@@ -37,8 +36,9 @@ async def create_chat_completion(request: Request, body: ChatRequest) -> Respons
         return _request(body, choice, served.max_tokens)
 
     try:
-        async with answering(request, body.model, make, body.n) as answers:
-            head = Head(new_id("chatcmpl-"), int(time.time()), body.model, answers.fingerprint)
+        user = body.safety_identifier or body.user
+        async with answering(request, body.model, make, body.n, user=user) as answers:
+            head = head_of(answers, "chatcmpl-", body.model)
             if body.stream:
                 with_usage = body.stream_options is not None and body.stream_options.include_usage
                 answers.handed_over = True
@@ -89,4 +89,5 @@ def _whole(head: Head, completions: list[Completion]) -> dict[str, Any]:
         choices=choices,
         usage=usage_out(completions),
         system_fingerprint=head.fingerprint,
+        tunefork=head.answered_by,
     ).model_dump(mode="json")

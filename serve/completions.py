@@ -5,7 +5,6 @@ A use case (and each of its variants) takes the prompt as the user's message ins
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from itertools import accumulate
 from typing import Annotated, Any, Literal
@@ -17,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_va
 from core import types
 from core.errors import NotHonoured
 from core.types import Completion, Delta, Message, Sampling, TokenLogprob
-from serve.answering import Answering, ClientGone, answering, new_id, nobody_reads
+from serve.answering import Answering, ClientGone, answering, nobody_reads
 from serve.catalog import Served
 from serve.errors import ERRORS, as_api_error
 from serve.fields import (
@@ -35,8 +34,8 @@ from serve.fields import (
     bias_of,
     texts_or_ids,
 )
-from serve.schemas import MAX_CHOICES, SourceOut, StreamOptions, UsageOut, is_none
-from serve.streaming import DONE, EventStream, Head, data_line, error_event, sources_out, usage_out
+from serve.schemas import MAX_CHOICES, AnsweredBy, SourceOut, StreamOptions, UsageOut, is_none
+from serve.streaming import DONE, EventStream, Head, data_line, error_event, head_of, sources_out, usage_out
 
 MAX_PROMPTS = 128
 DEFAULT_MAX_TOKENS = 16
@@ -116,6 +115,8 @@ class CompletionResponse(BaseModel):
     choices: list[TextChoice]
     usage: UsageOut | None = None
     system_fingerprint: str
+    tunefork: AnsweredBy | None = Field(default=None, exclude_if=is_none)
+    """Extension: while a canary is under way."""
 
 
 router = APIRouter(prefix="/v1", tags=["completions"])
@@ -139,8 +140,8 @@ async def create_completion(request: Request, body: CompletionRequest) -> Respon
         return _request(body, prompts[choice // body.n], choice % body.n, served)
 
     try:
-        async with answering(request, body.model, make, len(prompts) * body.n) as answers:
-            head = Head(new_id("cmpl-"), int(time.time()), body.model, answers.fingerprint)
+        async with answering(request, body.model, make, len(prompts) * body.n, user=body.user) as answers:
+            head = head_of(answers, "cmpl-", body.model)
             if body.stream:
                 answers.handed_over = True
                 return EventStream(_events(head, body, answers), on_end=answers.cancel)
@@ -241,4 +242,5 @@ def _document(head: Head, choices: list[TextChoice], usage: UsageOut | None) -> 
         choices=choices,
         usage=usage,
         system_fingerprint=head.fingerprint,
+        tunefork=head.answered_by,
     )

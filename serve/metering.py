@@ -143,6 +143,7 @@ class Metering:
         asked = meter.asked
         if asked is not None:
             fields |= {"model": meter.model, "base_model": asked.base_model, "engine": asked.engine}
+            fields |= {"arm": asked.arm} if asked.arm else {}
             fields |= {"prompt_tokens": meter.prompt_tokens, "completion_tokens": meter.completion_tokens}
             fields |= {} if meter.ttft_s is None else {"ttft_s": round(meter.ttft_s, 4)}
             fields |= {} if asked.retrieval_s is None else {"retrieval_s": round(asked.retrieval_s, 4)}

@@ -14,7 +14,7 @@ from serve.asked import Asked
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_BY = ("use_case", "base_model", "engine")
+_BY = ("use_case", "base_model", "engine", "arm")
 
 
 class Metrics:
@@ -39,6 +39,7 @@ class Metrics:
         self.retrieval_s = Histogram(
             "retrieval_seconds", "Finding passages, for one answer.", ("use_case",), buckets=_FAST, **in_
         )
+        self.feedback = Counter("feedback", "Judgements on answers.", ("use_case", "arm", "rating"), **in_)
         self.busy = Gauge("answers_in_progress", "Answers being made or waiting for a slot.", **in_)
 
     def watch_busy(self, busy: Callable[[], int]) -> None:
@@ -46,8 +47,8 @@ class Metrics:
         self.busy.set_function(lambda: float(busy()))
 
 
-def labels(asked: Asked) -> tuple[str, str, str]:
-    return asked.use_case or "-", asked.base_model, asked.engine
+def labels(asked: Asked) -> tuple[str, str, str, str]:
+    return asked.use_case or "-", asked.base_model, asked.engine, asked.arm or "-"
 
 
 router = APIRouter(tags=["health"])

@@ -27,22 +27,25 @@ class RequestLog:
         use_case = meter.asked.use_case if meter.asked is not None else ""
         if not self.on or not use_case or 0 not in meter.answers or 0 not in meter.wanted:
             return
+        arm = {"arm": meter.asked.arm} if meter.asked is not None and meter.asked.arm else {}
         row = {
             "request_id": meter.request_id,
             "created": _now(),
             "model": meter.model,
             "messages": [{"role": m.role, "content": m.content} for m in meter.wanted[0].messages],
             "answer": meter.answers[0],
+            **arm,
         }
         self._writer.submit(self._append, use_case, row)
 
-    def feedback(self, folder: UseCaseFolder, said: dict[str, Any]) -> bool:
-        """Store a judgement; False when no request of its id was logged for that use case. Waits for the disk."""
+    def feedback(self, folder: UseCaseFolder, said: dict[str, Any]) -> dict[str, Any] | None:
+        """Store a judgement; returns the logged request it is on, None when none of its id was logged for that use
+        case. Waits for the disk."""
         self._writer.submit(lambda: None).result()
-        if find_request(folder, said["request_id"]) is None:
-            return False
-        self._writer.submit(append_jsonl, feedback_path(folder), {**said, "created": _now()}).result()
-        return True
+        request = find_request(folder, said["request_id"])
+        if request is not None:
+            self._writer.submit(append_jsonl, feedback_path(folder), {**said, "created": _now()}).result()
+        return request
 
     def close(self) -> None:
         """Write what is waiting."""

@@ -70,9 +70,12 @@ async def create_response(request: Request, body: ResponseRequest) -> Response:
 
     question = next(m.content for m in reversed(messages) if m.role == "user")
     try:
-        async with answering(request, entry.name, make, documents=documents) as answers:
-            searches = documents is not None or "rag" in entry.route
-            output = Output(_response(body), question if searches else None, body.include)
+        user = body.safety_identifier or body.user
+        async with answering(request, entry.name, make, user=user, documents=documents) as answers:
+            served = answers.served
+            searches = documents is not None or "rag" in served.route
+            answered_by = {"tunefork": {"arm": served.arm}} if served.arm else {}
+            output = Output(_response(body) | answered_by, question if searches else None, body.include)
 
             async def keep() -> None:
                 if body.store:

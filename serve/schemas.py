@@ -291,6 +291,12 @@ class UsageOut(BaseModel):
     total_tokens: int
 
 
+class AnsweredBy(BaseModel):
+    """Extension: which arm of a canary answered."""
+
+    arm: str
+
+
 class ChatResponse(BaseModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -299,6 +305,8 @@ class ChatResponse(BaseModel):
     choices: list[ChoiceOut]
     usage: UsageOut
     system_fingerprint: str
+    tunefork: AnsweredBy | None = Field(default=None, exclude_if=is_none)
+    """Extension: while a canary is under way."""
 
 
 class DeltaOut(BaseModel):
@@ -324,6 +332,7 @@ class ChatChunk(BaseModel):
     choices: list[ChunkChoiceOut]
     usage: UsageOut | None = None
     system_fingerprint: str
+    tunefork: AnsweredBy | None = Field(default=None, exclude_if=is_none)
 
 
 class ModelInfo(BaseModel):

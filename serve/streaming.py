@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from core.types import Completion, Delta, TokenLogprob, ToolCall
+from serve.answering import Answering, new_id
 from serve.errors import ApiError, as_api_error
 from serve.schemas import (
+    AnsweredBy,
     CallDeltaOut,
     CallFunctionOut,
     CallOut,
@@ -39,6 +42,14 @@ class Head:
     created: int
     model: str
     fingerprint: str
+    answered_by: AnsweredBy | None = None
+
+
+def head_of(answers: Answering, prefix: str, model: str) -> Head:
+    """The head of the answers to a request for `model`."""
+    served = answers.served
+    by = AnsweredBy(arm=served.arm) if served.arm else None
+    return Head(new_id(prefix), int(time.time()), model, served.fingerprint, by)
 
 
 class EventStream(StreamingResponse):
@@ -167,6 +178,7 @@ def _bare(head: Head, choices: list[ChunkChoiceOut], usage: UsageOut | None) -> 
         choices=choices,
         usage=usage,
         system_fingerprint=head.fingerprint,
+        tunefork=head.answered_by,
     )
 
 

@@ -25,6 +25,14 @@ router = APIRouter(prefix="/v1/use_cases", tags=["use cases"])
 KIND = "advise"
 
 
+class CanaryOut(BaseModel):
+    """What is tried on a share of a use case's requests."""
+
+    arm: str
+    share: float
+    """0-1."""
+
+
 class UseCaseOut(BaseModel):
     """One use case: its verdict in short, and what is served for it."""
 
@@ -38,6 +46,8 @@ class UseCaseOut(BaseModel):
     served: str | None
     """The route that was built; null before the first `build`."""
     method: str | None
+    canary: CanaryOut | None
+    """What a share of the requests goes to instead."""
     models: list[str]
     """Names to ask for."""
 
@@ -132,14 +142,14 @@ def list_use_cases(
     """Use cases by name."""
     only(request, "limit", "order", "after")
     workspace, caller = services_of(request).workspace, caller_of(request)
-    found = [_out(workspace.use_case(name)) for name in workspace.names() if may_see(caller, name)]
+    found = [_out(request, workspace.use_case(name)) for name in workspace.names() if may_see(caller, name)]
     return UseCaseList.model_validate(listing(found, limit=limit, order=order, after=after))
 
 
 @router.get("/{name}", responses=ERRORS, operation_id="retrieve_use_case")
 def retrieve_use_case(request: Request, name: str) -> UseCaseOut:
     """One use case."""
-    return _out(_folder(request, name))
+    return _out(request, _folder(request, name))
 
 
 @router.get("/{name}/verdict", responses=ERRORS, operation_id="retrieve_verdict")
@@ -188,9 +198,12 @@ def retrieve_report(request: Request, name: str, format: Literal["json", "html"]
 def create_feedback(request: Request, name: str, body: FeedbackIn) -> FeedbackOut:
     """What somebody says of an answer; becomes an item of `tunefork advise NAME --from-log` where it says what is right."""
     folder = _folder(request, name)
-    if not services_of(request).log.feedback(folder, body.model_dump()):
+    services = services_of(request)
+    judged = services.log.feedback(folder, body.model_dump())
+    if judged is None:
         text = f"no answered request '{body.request_id}' was logged for '{name}'; the log is kept with --log-requests"
         raise ApiError(404, text, param="request_id", code="not_found")
+    services.metrics.feedback.labels(name, judged.get("arm", "-"), body.rating or "none").inc()
     return FeedbackOut(request_id=body.request_id)
 
 
@@ -243,14 +256,16 @@ def _job(request: Request, name: str, id: str) -> Job:
     return job
 
 
-def _out(folder: UseCaseFolder) -> UseCaseOut:
+def _out(request: Request, folder: UseCaseFolder) -> UseCaseOut:
     from serve.catalog import public_name
 
     settings, verdict, remedy = folder.settings(), folder.verdict() or {}, load_remedy(folder.remedy_path)
+    canary = request.app.state.catalog.canary(folder)
     variants = [
         *([":rag"] if folder.index.active() is not None else []),
         *([":tune"] if folder.adapters.active() is not None else []),
         ":base",
+        *([] if canary is None else [":canary"]),
     ]
     return UseCaseOut(
         id=folder.name,
@@ -260,6 +275,7 @@ def _out(folder: UseCaseFolder) -> UseCaseOut:
         confidence=verdict.get("confidence"),
         served=None if remedy is None else remedy.route,
         method=None if remedy is None else remedy.method,
+        canary=None if canary is None else CanaryOut(arm=canary.arm, share=canary.share),
         models=[folder.name, *(f"{folder.name}{variant}" for variant in variants)],
     )
 

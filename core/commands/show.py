@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from core.canary import load_canary
 from core.files import read_json
 from core.jobs import state
 from core.workspace import UseCaseFolder, open_workspace
@@ -32,6 +33,8 @@ def command(name: str, as_json: bool) -> None:
     )
     remedy = document["remedy"]
     click.echo("built     " + (remedy["route"] if remedy else "nothing yet"))
+    if (canary := document["canary"]) is not None:
+        click.echo(f"canary    {100 * canary['share']:g} % of the requests go to {canary['arm']}")
     for kind in ("index", "adapters"):
         versions = document[kind]
         if versions["versions"]:
@@ -45,11 +48,13 @@ def _document(folder: UseCaseFolder) -> dict[str, Any]:
         active = which.active()
         return {"versions": which.all(), "active": None if active is None else active.name}
 
+    canary = load_canary(folder)
     return {
         "name": folder.name,
         "settings": folder.settings().model_dump(mode="json"),
         "verdict": folder.verdict(),
         "remedy": read_json(folder.remedy_path) if folder.remedy_path.exists() else None,
+        "canary": None if canary is None else {"arm": canary.arm, "share": canary.share},
         "index": versions(folder.index),
         "adapters": versions(folder.adapters),
         "runs": [{"name": run.name, "state": state(run)} for run in folder.runs()],

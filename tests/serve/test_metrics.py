@@ -48,11 +48,11 @@ def test_tokens_and_times_are_counted_by_use_case_and_engine(serve: Serve, works
     client = server.client()
     whole = ask(client, "a b c").usage
     streamed = [c.usage for c in ask(client, "d e", stream=True, stream_options={"include_usage": True}) if c.usage]
-    by = 'base_model="echo",engine="echo",use_case="faq"'
+    by = 'arm="-",base_model="echo",engine="echo",use_case="faq"'
     answers = {by: 2.0}
     wait_until(lambda: figures(server, "tunefork_answers_total") == answers)
     tokens = figures(server, "tunefork_tokens_total")
-    prompt = 'base_model="echo",engine="echo",kind="prompt",use_case="faq"'
+    prompt = 'arm="-",base_model="echo",engine="echo",kind="prompt",use_case="faq"'
     assert tokens[prompt] == whole.prompt_tokens + streamed[0].prompt_tokens
     assert figures(server, "tunefork_time_to_first_token_seconds_count") == answers
     pieces = whole.completion_tokens + streamed[0].completion_tokens
@@ -64,7 +64,7 @@ def test_choices_of_one_prompt_read_it_once(serve: Serve, workspace: Workspace) 
     declare(workspace, "faq")
     server = serve()
     usage = ask(server.client(), "a b c", n=3).usage
-    prompt = 'base_model="echo",engine="echo",kind="prompt",use_case="faq"'
+    prompt = 'arm="-",base_model="echo",engine="echo",kind="prompt",use_case="faq"'
     wait_until(lambda: figures(server, "tunefork_tokens_total").get(prompt) == usage.prompt_tokens)
 
 
@@ -193,10 +193,10 @@ def test_stream_that_is_broken_off_is_logged_with_what_it_came_to(
     body = {"model": "faq", "stream": True, "messages": [{"role": "user", "content": "x"}]}
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as stream:
         next(stream.iter_lines())
-    by = 'base_model="echo",engine="echo",use_case="faq"'
+    by = 'arm="-",base_model="echo",engine="echo",use_case="faq"'
     wait_until(lambda: figures(server, "tunefork_answers_total") == {by: 1.0})
     read = figures(server, "tunefork_tokens_total")
-    assert read['base_model="echo",engine="echo",kind="completion",use_case="faq"'] >= 1
+    assert read['arm="-",base_model="echo",engine="echo",kind="completion",use_case="faq"'] >= 1
 
 
 def test_answer_that_was_broken_off_costs_what_was_written() -> None:
