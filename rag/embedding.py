@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from core.errors import ArtifactError, ConfigError
 from core.files import read_json
 from core.models import Remote, local_folder, remote
+from rag.one_thread import one_thread
 
 Vectors = NDArray[np.float32]
 
@@ -126,7 +128,8 @@ class LocalEncoder:
         return self._encode(texts, self._passage_prefix)
 
     def queries(self, texts: Sequence[str]) -> Vectors:
-        return self._encode(texts, self._query_prefix)
+        with one_thread() if len(texts) == 1 else nullcontext():
+            return self._encode(texts, self._query_prefix)
 
     def token_vectors(self, texts: Sequence[str], *, query: bool) -> list[Vectors]:
         """Unit vectors (tokens, dimensions) of each text's tokens, in context; special tokens and prefix are left out."""
