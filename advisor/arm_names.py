@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from core.search_settings import Place
+
 CLOSED = "closed"
 PROMPT = "prompt"
 FEW_SHOT = "few_shot"
@@ -57,6 +59,12 @@ def shots_of(arm: str) -> Shots | None:
     """What `few_shot:8` or `few_shot:8_similar` says; None for any other name, such as `few_shot:cross-fit`."""
     match = re.fullmatch(rf"{FEW_SHOT}:(\d+)(_similar)?", arm)
     return None if match is None else Shots(int(match[1]), match[2] is not None)
+
+
+def context_of(arm: str) -> Place | None:
+    """Where `retrieved:context_last` and its like have the context of a question; None where the name says nothing."""
+    places: dict[str, Place] = {"context_first": "first", "context_last": "last"}
+    return places.get(arm.partition(":")[2])
 
 
 def in_order(arm: str) -> tuple[int, list[tuple[int, int, str]]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from advisor.answers import AnswerCache
-from advisor.arm_names import family, shots_of
+from advisor.arm_names import context_of, family, shots_of
 from advisor.few_shot import MOST_EXAMPLES, demonstrations, similar_demonstrations, store_examples
 from advisor.passages import OraclePassages, Retrieves, numbered, oracle_passages, wrong_passages
 from advisor.pilots import Pilot, head_pilot, lora_pilot
@@ -19,6 +19,7 @@ from core.engines.base import Engine, Result
 from core.engines.prompted import Choose, PromptedEngine
 from core.prompts import Demonstration, grounded
 from core.rows import Row
+from core.search_settings import Place
 from core.settings import UseCase
 from core.types import Message, Request, Sampling, Source
 from core.workspace import UseCaseFolder, Workspace
@@ -92,8 +93,8 @@ def _closed(bench: Bench, _arm: str) -> Asked:
     return _plain(bench, formatted=False)
 
 
-def _prompt(bench: Bench, _arm: str) -> Asked:
-    return _plain(bench)
+def _prompt(bench: Bench, arm: str) -> Asked:
+    return _plain(bench, context=context_of(arm))
 
 
 def _few_shot(bench: Bench, arm: str) -> Asked:
@@ -116,7 +117,7 @@ def _few_shot(bench: Bench, arm: str) -> Asked:
 def _oracle(bench: Bench, arm: str) -> Asked:
     passages = bench.oracle()
     _note_oracle(bench, arm, passages)
-    return _grounded(bench, passages.per_row)
+    return _grounded(bench, passages.per_row, context=context_of(arm))
 
 
 def _oracle_few_shot(bench: Bench, arm: str) -> Asked:
@@ -125,8 +126,8 @@ def _oracle_few_shot(bench: Bench, arm: str) -> Asked:
     return _grounded(bench, passages.per_row, shots=_shots(bench, 3))
 
 
-def _retrieved(bench: Bench, _arm: str) -> Asked:
-    return _grounded(bench, _search(bench, bench.rows))
+def _retrieved(bench: Bench, arm: str) -> Asked:
+    return _grounded(bench, _search(bench, bench.rows), context=context_of(arm))
 
 
 def _wrong_passage(bench: Bench, _arm: str) -> Asked:
@@ -203,8 +204,9 @@ def _plain(
     formatted: bool = True,
     pilot: Pilot | None = None,
     choose: Choose | None = None,
+    context: Place | None = None,
 ) -> Asked:
-    return _asked(bench, [row.messages for row in bench.rows], shots, formatted, pilot, choose)
+    return _asked(bench, [row.messages for row in bench.rows], shots, formatted, pilot, choose, context)
 
 
 def _grounded(
@@ -214,11 +216,10 @@ def _grounded(
     shots: tuple[Demonstration, ...] = (),
     formatted: bool = True,
     pilot: Pilot | None = None,
+    context: Place | None = None,
 ) -> Asked:
-    chats = [
-        grounded(row.messages, sources, bench.settings.grounding)
-        for row, sources in zip(bench.rows, passages, strict=True)
-    ]
+    grounding = bench.settings.grounding.placed(context)
+    chats = [grounded(row.messages, sources, grounding) for row, sources in zip(bench.rows, passages, strict=True)]
     return _asked(bench, chats, shots, formatted, pilot)
 
 
@@ -229,6 +230,7 @@ def _asked(
     formatted: bool,
     pilot: Pilot | None,
     choose: Choose | None = None,
+    context: Place | None = None,
 ) -> Asked:
     words = PromptedEngine(
         bench.engine,
@@ -237,6 +239,7 @@ def _asked(
         shots,
         adapter=None if pilot is None else str(pilot.folder),
         choose=choose,
+        context=context,
     )
     identity = bench.model_identity + ("" if pilot is None else f"+{pilot.identity}")
     requests = tuple(words.prompted(Request(chat, bench.sampling)) for chat in chats)

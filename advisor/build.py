@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from advisor.arm_names import Shots, shots_of
+from advisor.arm_names import PROMPT, RETRIEVED, Shots, context_of, family, shots_of
 from advisor.few_shot import demonstrations, store_examples
 from advisor.materials import gather
 from advisor.passages import numbered
@@ -19,6 +19,7 @@ from core.jobs import job
 from core.prompts import grounded
 from core.remedy import Method, Remedy, save_remedy
 from core.rows import Row, read_rows
+from core.search_settings import Place
 from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
 
@@ -81,6 +82,7 @@ def _build(
         instruction=settings.instruction,
         answer_format=str(report.get("answer_format", "")),
         **shots,
+        context=_context(route, verdict),
         top_k=settings.top_k,
         index_version=index,
         adapter_version=adapter,
@@ -160,6 +162,15 @@ def _with_passages(
         replace(row, messages=grounded(row.messages, numbered(sources), settings.grounding))
         for row, sources in zip(rows, found, strict=True)
     ]
+
+
+def _context(route: str, verdict: dict[str, Any]) -> Place | None:
+    """Where the context stands: as in the arm that the verdict would ship, else in the best that was measured."""
+    of_route = {"prompt": PROMPT, "rag": RETRIEVED}.get(route)
+    rates = {arm: found["rate"] or 0.0 for arm, found in verdict.get("arms", {}).items() if family(arm) == of_route}
+    best = max(rates, key=lambda arm: rates[arm], default="")
+    shipped = verdict.get("route_arm") if verdict.get("route") == route else None
+    return context_of(shipped or best)
 
 
 def _shots(folder: UseCaseFolder, settings: UseCase, workspace: Workspace, verdict: dict[str, Any]) -> dict[str, Any]:

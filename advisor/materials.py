@@ -16,6 +16,7 @@ from core.errors import ConfigError, DataError
 from core.files import sha256_file
 from core.labels import closed_labels
 from core.models import remote
+from core.prompts import own_context
 from core.rows import Row, read_rows
 from core.settings import UseCase
 
@@ -42,6 +43,7 @@ class Materials:
             answer_format=bool(self.form.answer_format()),
             local_base=remote(settings.base_model) is None,
             gold_passages=any(row.context for row in self.rows),
+            own_context=2 * sum(own_context(row.input) is not None for row in self.rows) > len(self.rows),
         )
 
 

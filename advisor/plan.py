@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from advisor.arm_names import WITH_PASSAGES, family, shots_of
+from advisor.arm_names import WITH_PASSAGES, context_of, family, shots_of
 from core.errors import UnknownName
 
 FEW_SHOT_K = (3, 8)
@@ -21,11 +21,17 @@ MIN_TUNE_ROWS = 10
 KNOWN = (
     "closed",
     "prompt",
+    "prompt:context_first",
+    "prompt:context_last",
     *(f"few_shot:{k}" for k in FEW_SHOT_K),
     *(f"few_shot:{k}_similar" for k in FEW_SHOT_K),
     "oracle",
+    "oracle:context_first",
+    "oracle:context_last",
     "oracle_few_shot",
     "retrieved",
+    "retrieved:context_first",
+    "retrieved:context_last",
     "tune:head",
     "tune:lora",
     "tune_retrieved",
@@ -34,8 +40,15 @@ KNOWN = (
 )
 """Every arm `advise` can run, in the order in which it runs them."""
 
-ON_REQUEST = ("few_shot:3_similar", "oracle_few_shot", "tune_retrieved", "tune_oracle", "wrong_passage")
+ON_REQUEST = (
+    *(arm for arm in KNOWN if context_of(arm) is not None),
+    *("few_shot:3_similar", "oracle_few_shot", "tune_retrieved", "tune_oracle", "wrong_passage"),
+)
 """Arms that cost more than they usually tell; run when named by --arms."""
+
+
+NOT_ASKED = "not asked for"
+"""Why an arm is absent that only had to be named."""
 
 
 class Absent(NamedTuple):
@@ -61,6 +74,8 @@ class Means:
     """The base model's weights are on this machine, so it can be tuned."""
     gold_passages: bool
     """The eval rows name or hold their gold passages."""
+    own_context: bool = False
+    """Most inputs bring along a context beside their question (core.prompts.own_context)."""
 
 
 class Plan(NamedTuple):
@@ -71,8 +86,8 @@ class Plan(NamedTuple):
 def plan_arms(means: Means, wanted: Sequence[str] = ()) -> Plan:
     """The arms to run, and every other with the reason.
 
-    `wanted` (from --arms) names arms or families; empty is the default set. `closed` is always run: everything is
-    compared against it.
+    `wanted` (from --arms) names arms or families; a name that is both, as `retrieved`, is the arm. Empty is the
+    default set. `closed` is always run: everything is compared against it.
 
     Raises:
         UnknownName: `wanted` names no known arm or family.
@@ -84,13 +99,14 @@ def plan_arms(means: Means, wanted: Sequence[str] = ()) -> Plan:
     absent: list[Absent] = []
     for arm in KNOWN:
         reason = _missing(arm, means)
-        asked = arm == "closed" or arm in wanted or family(arm) in wanted
+        by_family = family(arm) in wanted and family(arm) not in KNOWN
+        asked = arm == "closed" or arm in wanted or by_family
         if reason is not None:
             absent.append(reason)
         elif asked or (not wanted and arm not in ON_REQUEST):
             run.append(arm)
         else:
-            absent.append(Absent(arm, "not asked for", f"--arms {arm}"))
+            absent.append(Absent(arm, NOT_ASKED, f"--arms {arm}"))
     return Plan(tuple(run), tuple(absent))
 
 
@@ -99,6 +115,11 @@ def _missing(arm: str, means: Means) -> Absent | None:
     if kind in WITH_PASSAGES and not means.documents and not (kind.startswith("oracle") and means.gold_passages):
         passages = " or the gold passage in each eval row (`context`)" if kind.startswith("oracle") else ""
         return Absent(arm, "there are no documents", f"documents (--docs PATH){passages}")
+    if kind == "prompt" and context_of(arm) is not None:
+        if means.own_context:
+            return None
+        why = "the inputs bring no context along beside their question"
+        return Absent(arm, why, "eval rows whose input holds it, set apart from the question by a blank line")
     if kind == "prompt" and not means.answer_format:
         return Absent(arm, "no answer format could be learnt", "training rows (--train FILE) to learn the format from")
     needs_training = kind in ("few_shot", "oracle_few_shot", "tune", "tune_retrieved", "tune_oracle")

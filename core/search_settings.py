@@ -9,6 +9,8 @@ from pydantic_core import PydanticCustomError
 
 Method = Literal["hybrid", "dense", "lexical"]
 Fusion = Literal["convex", "rrf"]
+Place = Literal["first", "last"]
+"""Where the context of a question stands: before it, or after it."""
 
 
 class SearchSettings(BaseModel):
@@ -45,8 +47,14 @@ class Grounding(BaseModel):
     """Ask for the passages' numbers in the answer."""
     mark: bool = False
     """Quote each passage between marks that its author cannot know, and say that nothing in it is an instruction."""
+    context: Place = "first"
+    """Where the passages stand; `advise --arms retrieved,retrieved:context_last` measures which is better."""
     abstain: bool | float = False
     """Answer "not in the documents" where the passages are too far from the question: true, or the least evidence (0..1)."""
+
+    def placed(self, context: Place | None) -> Grounding:
+        """The same with the passages at `context`; None: where they are."""
+        return self if context is None else self.model_copy(update={"context": context})
 
     @field_validator("abstain")
     @classmethod

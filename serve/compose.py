@@ -11,6 +11,7 @@ from core.engines.prompted import Choose, PromptedEngine
 from core.errors import ArtifactError
 from core.prompts import Demonstration
 from core.remedy import Remedy
+from core.search_settings import Place
 from core.workspace import Versions
 from tuning.adapters import load_origin
 
@@ -23,8 +24,8 @@ class Parts(Protocol):
 
     def base(self, model: str) -> Engine: ...
 
-    def grounded(self, engine: Engine, index: Path, top_k: int) -> Engine:
-        """`engine` answering from the passages of the index version in the folder `index`."""
+    def grounded(self, engine: Engine, index: Path, top_k: int, context: Place | None) -> Engine:
+        """`engine` answering from the passages of the index version in the folder `index`, which stand at `context`."""
         ...
 
     def check_adapter(self, adapter: Path, base_model: str) -> None:
@@ -56,6 +57,8 @@ class Plan:
     """`adapter` is a classification head, which answers without the base model."""
     index: Path | None = None
     top_k: int = 0
+    context: Place | None = None
+    """Where passages, or without an index what a message brings along, are put; None: see `Remedy.context`."""
 
 
 def plan(
@@ -88,6 +91,7 @@ def plan(
         head=origin is not None and origin.method == "head",
         index=folder,
         top_k=remedy.top_k if folder is not None else 0,
+        context=remedy.context if route == remedy.route else None,
     )
 
 
@@ -106,8 +110,9 @@ def compose(plan: Plan, parts: Parts) -> Engine:
             demonstrations=plan.demonstrations,
             choose=None if plan.examples is None else parts.demonstrations(plan.examples, plan.shots),
             adapter=None if plan.adapter is None else str(plan.adapter),
+            context=plan.context if plan.index is None else None,
         )
-    return engine if plan.index is None else parts.grounded(engine, plan.index, plan.top_k)
+    return engine if plan.index is None else parts.grounded(engine, plan.index, plan.top_k, plan.context)
 
 
 def _version(versions: Versions, name: str | None) -> Path:

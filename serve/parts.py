@@ -11,11 +11,24 @@ from core.engines.base import Engine
 from core.engines.prompted import Choose
 from core.errors import ArtifactError
 from core.models import local_folder, remote
+from core.search_settings import Place
 from core.workspace import UseCaseFolder, Workspace
 from serve.asked import Watched
 from serve.holding import Pool
 
 OpenBase = Callable[[str], Engine]
+
+
+def opener(workspace: Workspace, engine: str) -> OpenBase:
+    """Opens base models with `engine`, as `tunefork serve --engine` takes it."""
+    from core.engines.open import open_engine
+
+    def to_gguf(model: str, adapter: Path, target: Path) -> None:
+        from tuning.gguf_export import export_adapter
+
+        export_adapter(adapter, model, local_folder(model, workspace.models), target)
+
+    return lambda model: open_engine(model, workspace, engine, to_gguf)
 
 
 class Moved(Exception):
@@ -44,7 +57,7 @@ class WorkspaceParts:
     def base(self, model: str) -> Engine:
         return self._base(model)
 
-    def grounded(self, engine: Engine, index: Path, top_k: int) -> Engine:
+    def grounded(self, engine: Engine, index: Path, top_k: int, context: Place | None) -> Engine:
         """Raises Moved when `index` is no longer in force."""
         from rag.engine import RagEngine
         from rag.origin import load_origin
@@ -63,7 +76,8 @@ class WorkspaceParts:
         held = self._shared.retrievers.hold(_identity(index), open_)
         self._closers.append(held.release)
         # The open index may be shared with an answer that is still made by older settings.
-        return RagEngine(engine, Watched(held.value.using(settings.retrieval)), top_k, settings.grounding)
+        grounding = settings.grounding.placed(context)
+        return RagEngine(engine, Watched(held.value.using(settings.retrieval)), top_k, grounding)
 
     def check_adapter(self, adapter: Path, base_model: str) -> None:
         """Raises ArtifactError when the adapter was trained on another base model."""

@@ -100,6 +100,7 @@ def command(
         return
 
     from advisor.advise import advise
+    from advisor.plan import NOT_ASKED
     from advisor.verdict_text import print_verdict
 
     advice = advise(
@@ -123,9 +124,14 @@ def command(
         click.echo(advice.extras["budget"]["text"])
     for curve in advice.extras["learning_curve"] or ():
         click.echo(curve["text"])
+    unasked = [absent.arm for absent in advice.plan.absent if absent.why == NOT_ASKED]
     for absent in advice.plan.absent:
+        if absent.arm in unasked:
+            continue
         supply = f"; supply {absent.supply}" if absent.supply else ""
         click.echo(f"not run: {absent.arm} ({absent.why}{supply})")
+    if unasked:
+        click.echo(f"not asked for: {', '.join(unasked)} (--arms A,B)")
     click.echo(f"report: {advice.run / 'report.html'}")
     click.echo(f"next:   tunefork build {settings.name}")
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from core.engines.base import Engine, OnDone, Result
-from core.prompts import Demonstration, demonstrated, instructed
+from core.prompts import Demonstration, demonstrated, instructed, placed
+from core.search_settings import Place
 from core.types import Delta, Request
 
 Choose = Callable[[str], Sequence[Demonstration]]
@@ -28,6 +29,8 @@ class PromptedEngine:
     """Folder of a PEFT adapter."""
     choose: Choose | None = None
     """Chooses demonstrations for each question, in place of the fixed ones; those that do not fit are left out."""
+    context: Place | None = None
+    """Where the context that a message brings along is put (core.prompts.placed); None: it stays where it is."""
 
     @property
     def model(self) -> str:
@@ -42,7 +45,7 @@ class PromptedEngine:
 
     def prompted(self, request: Request) -> Request:
         """`request` as the wrapped engine will see it."""
-        messages = instructed(request.messages, self.instruction, self.answer_format)
+        messages = instructed(placed(request.messages, self.context), self.instruction, self.answer_format)
         shots = self.demonstrations
         if self.choose is not None:
             question = next((m.content for m in reversed(messages) if m.role == "user"), "")

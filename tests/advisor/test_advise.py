@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.cli import main
-from core.engines.scripted import ScriptedEngine
 from core.errors import EngineTimeout, EngineUnavailable
 from core.files import read_json
 from core.types import Request
 from core.workspace import Workspace
+from tests.advisor.runs import advise, write_rows
 
 CITIES = {f"Country{i}": f"Townsville{chr(65 + i)}" for i in range(24)}
 
@@ -28,44 +27,15 @@ def knows_only_its_passages(request: Request) -> str:
     return CITIES[asked] if f"capital of {asked} is" in text else "I like trains."
 
 
-@pytest.fixture
-def project(tmp_path: Path, home: Path) -> Path:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    write(
-        folder / "eval.jsonl",
-        [{"id": c, "question": f"What is the capital of {c}?", "answers": [t]} for c, t in CITIES.items()],
-    )
+@pytest.fixture(autouse=True)
+def capitals(project: Path) -> None:
+    """Questions about capitals, and the documents that answer them."""
+    rows = [{"id": c, "question": f"What is the capital of {c}?", "answers": [t]} for c, t in CITIES.items()]
+    write_rows(project / "eval.jsonl", rows)
     docs = [
         {"id": f"doc-{c}", "title": c, "text": f"The capital of {c} is {t}. It has a river."} for c, t in CITIES.items()
     ]
-    write(folder / "corpus.jsonl", docs)
-    return folder
-
-
-@pytest.fixture
-def base(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ScriptedEngine]:
-    """Make the base model a scripted one; returns it, to see what was asked."""
-
-    def install(script: Any) -> ScriptedEngine:
-        engine = ScriptedEngine(script, name="scripted")
-        monkeypatch.setattr("advisor.advise.open_engine", lambda *_: engine)
-        return engine
-
-    return install
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def advise(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
-    code = main(["advise", *args, "--json"])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    document = json.loads(out)
-    assert isinstance(document, dict)
-    return document
+    write_rows(project / "corpus.jsonl", docs)
 
 
 def test_a_model_without_knowledge_gets_retrieval(

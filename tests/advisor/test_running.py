@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from core.cli import main
 from core.engines.remote import RemoteEngine
 from core.engines.retries import Retrying
 from core.engines.scripted import ScriptedEngine
-from core.files import read_json
 from core.types import Request
 from core.workspace import Workspace
+from tests.advisor.runs import advise, report_of, write_rows
 from tests.core.engines.endpoint import Endpoint, send, serving
 
 CITIES = {f"Country{i:03d}": f"Ville{'abcdefghij'[i // 10]}{'klmnopqrst'[i % 10]}" for i in range(60)}
@@ -27,11 +26,9 @@ def knows_only_its_passages(request: Request) -> str:
     return CITIES[asked] if f"capital of {asked} is" in text else "I like trains."
 
 
-@pytest.fixture
-def project(tmp_path: Path, home: Path) -> Path:
+@pytest.fixture(autouse=True)
+def capitals(project: Path) -> None:
     """Rows with their gold passages, so that no index is needed: the arms are closed and oracle."""
-    folder = tmp_path / "project"
-    folder.mkdir()
     rows = [
         {
             "id": c,
@@ -41,8 +38,7 @@ def project(tmp_path: Path, home: Path) -> Path:
         }
         for c, t in CITIES.items()
     ]
-    (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    write_rows(project / "eval.jsonl", rows)
 
 
 @pytest.fixture(autouse=True)
@@ -50,39 +46,17 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("advisor.running.PAUSE_S", 0.0)
 
 
-@pytest.fixture
-def base(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ScriptedEngine]:
-    def install(script: Any) -> ScriptedEngine:
-        engine = ScriptedEngine(script, name="scripted")
-        monkeypatch.setattr("advisor.advise.open_engine", lambda *_: engine)
-        return engine
-
-    return install
-
-
-def advise(capsys: pytest.CaptureFixture[str], project: Path, *more: str) -> dict[str, Any]:
-    args = ["capitals", "--eval", str(project / "eval.jsonl"), *more]
-    code = main(["advise", *args, "--json"])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    found = json.loads(out)
-    assert isinstance(found, dict)
-    return found
-
-
-def report_of(workspace: Workspace, verdict: dict[str, Any]) -> dict[str, Any]:
-    found = read_json(workspace.use_case("capitals").path / "runs" / verdict["run"] / "report.json")
-    assert isinstance(found, dict)
-    return found
+def run(capsys: pytest.CaptureFixture[str], project: Path, *more: str) -> dict[str, Any]:
+    return advise(capsys, "capitals", "--eval", str(project / "eval.jsonl"), *more)
 
 
 def test_a_clear_case_needs_a_part_of_the_calls_and_says_so(
     workspace: Workspace, project: Path, base: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = base(knows_only_its_passages)
-    verdict = advise(capsys, project)
+    verdict = run(capsys, project)
     assert (verdict["route"], verdict["ready"], verdict["route_arm"]) == ("rag", None, None)
-    steps = report_of(workspace, verdict)["sequential"]
+    steps = report_of(workspace, "capitals", verdict)["sequential"]
     assert steps["stopped_by"] == "verdict"
     assert steps["full_calls"] == 2 * 60
     assert len(engine.requests) == steps["calls"] < steps["full_calls"] / 2
@@ -92,7 +66,7 @@ def test_a_clear_case_needs_a_part_of_the_calls_and_says_so(
 
     asked = len(engine.requests)
     engine = base(knows_only_its_passages)
-    full = advise(capsys, project, "--full")
+    full = run(capsys, project, "--full")
     assert full["route"] == "rag"
     assert {arm["n"] for arm in full["arms"].values()} == {60}
     assert len(engine.requests) == 2 * 60 - asked  # what was answered before is not asked again
@@ -103,8 +77,8 @@ def test_a_budget_of_calls_is_never_exceeded(
     workspace: Workspace, project: Path, base: Any, calls: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = base(knows_only_its_passages)
-    verdict = advise(capsys, project, "--budget-calls", str(calls), "--full")
-    report = report_of(workspace, verdict)
+    verdict = run(capsys, project, "--budget-calls", str(calls), "--full")
+    report = report_of(workspace, "capitals", verdict)
     assert len(engine.requests) == report["budget"]["calls_spent"] == calls - calls % 2
     assert report["budget"]["stopped"]
     assert report["sequential"]["stopped_by"] == "budget"
@@ -119,9 +93,9 @@ def test_a_budget_in_dollars_is_kept_at_the_prices_of_what_was_really_billed(
     with serving(ScriptedEngine(knows_only_its_passages)) as endpoint:
         prices = ["--input-usd-per-1m", "10", "--output-usd-per-1m", "40"]
         model = ["--base-model", f"m@{endpoint.url}", "--max-tokens", "8", *prices]
-        verdict = advise(capsys, project, *model, "--full", "--budget", "0.02")
+        verdict = run(capsys, project, *model, "--full", "--budget", "0.02")
         billed = [endpoint.engine.count_tokens(m["content"]) for b in endpoint.bodies for m in b["messages"]]
-        spent = report_of(workspace, verdict)["budget"]["usd_spent"]
+        spent = report_of(workspace, "capitals", verdict)["budget"]["usd_spent"]
     assert sum(billed) * 10 / 1e6 <= spent <= 0.02
     assert spent > 0.01  # it is used, too: what one batch does not need, the next one may spend
     assert {arm["n"] for arm in verdict["arms"].values()} == {len(endpoint.bodies) // 2}
@@ -157,9 +131,9 @@ def test_a_pilot_that_the_budget_does_not_hold_is_left_out_and_the_rest_is_asked
     rows = [{"id": f"t{i}", "question": f"Say {i}", "answer": f"word{i}"} for i in range(20)]
     (project / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["--train", str(project / "train.jsonl"), "--arms", "oracle,tune:lora", "--machine-usd-per-hour", "3600"]
-    verdict = advise(capsys, project, *options, "--budget", "100", "--full")
+    verdict = run(capsys, project, *options, "--budget", "100", "--full")
     assert set(verdict["arms"]) == {"closed", "oracle"}
-    dropped = report_of(workspace, verdict)["sequential"]["dropped"]
+    dropped = report_of(workspace, "capitals", verdict)["sequential"]["dropped"]
     assert [(entry["arm"], entry["why"]) for entry in dropped] == [
         ("tune:lora", "the budget does not hold the training of its pilot")
     ]
@@ -217,7 +191,7 @@ def test_an_endpoint_that_dies_midway_costs_no_answer_and_scores_none_as_wrong(
 
         endpoint.trouble = lambda *_: False
         endpoint.bodies.clear()
-        verdict = advise(capsys, project, "--full", "--base-model", f"m@{endpoint.url}")
+        verdict = run(capsys, project, "--full", "--base-model", f"m@{endpoint.url}")
         assert len(endpoint.bodies) == 2 * 60 - 70
     assert verdict["route"] == "rag"
     assert {arm["error"] for arm in verdict["arms"].values()} == {0}
@@ -233,7 +207,7 @@ def test_calls_that_fail_once_are_tried_again(
             return len(endpoint.bodies) % 9 == 0 and send(handler, 503, '{"error": {"message": "busy"}}')
 
         endpoint.trouble = hiccup
-        verdict = advise(capsys, project, "--base-model", f"m@{endpoint.url}")
+        verdict = run(capsys, project, "--base-model", f"m@{endpoint.url}")
     assert verdict["route"] == "rag"
     assert {arm["error"] for arm in verdict["arms"].values()} == {0}
 
@@ -244,8 +218,8 @@ def test_an_endpoint_that_refuses_everything_gives_no_verdict(
 ) -> None:
     with serving(ScriptedEngine(knows_only_its_passages)) as endpoint:
         endpoint.trouble = lambda handler, _: send(handler, 400, '{"error": {"message": "no such thing"}}')
-        verdict = advise(capsys, project, "--base-model", f"m@{endpoint.url}")
+        verdict = run(capsys, project, "--base-model", f"m@{endpoint.url}")
     assert (verdict["route"], verdict["confidence"]) == ("undecided", 0.0)
     assert {need["what"] for need in verdict["needs"]} == {"arm:closed"}
-    failures = report_of(workspace, verdict)["failures"]
+    failures = report_of(workspace, "capitals", verdict)["failures"]
     assert failures["errors"]["closed"] > 0

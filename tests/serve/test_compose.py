@@ -103,7 +103,7 @@ class Parts:
     def base(self, model: str) -> EchoEngine:
         return EchoEngine(model)
 
-    def grounded(self, engine: object, index: Path, top_k: int) -> tuple[object, str, int]:
+    def grounded(self, engine: object, index: Path, top_k: int, context: object) -> tuple[object, str, int]:
         return engine, index.name, top_k
 
     def check_adapter(self, adapter: Path, base_model: str) -> None:
