@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
+import hypothesis
 import pytest
 
 from core.cli import _quiet_dependencies
@@ -14,6 +17,14 @@ from core.workspace import Workspace
 
 _quiet_dependencies()
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# No test fails for a slow machine, or for an example that only this run happened to draw; a hang is pytest-timeout's to end.
+hypothesis.settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("steady")
+for _kind in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, _kind, 300.0)
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / ".cache" / "models"
@@ -31,6 +42,15 @@ def only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture(scope="session")
+def reserved_port() -> Iterator[int]:
+    """A loopback port that nobody listens on, and that no other program is given meanwhile: a server may take it."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
 
 
 @pytest.fixture

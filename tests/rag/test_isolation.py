@@ -126,7 +126,7 @@ def test_questions_are_answered_from_the_whole_old_index_while_a_new_one_is_made
     with open_retriever(folder, settings, workspace) as retriever:
 
         def ask() -> None:
-            while not done.is_set():
+            while not (done.is_set() and seen):
                 (sources,) = retriever.search(["Which document tells of it?"], 40)
                 seen.append(" ".join(sorted(source.text for source in sources)))
 

@@ -69,7 +69,7 @@ class Server:
     clients: list[openai.OpenAI] = field(default_factory=list)
 
     def client(self, **options: Any) -> openai.OpenAI:
-        options = {"api_key": "none", "max_retries": 0, "timeout": 30, **options}
+        options = {"api_key": "none", "max_retries": 0, "timeout": 300, **options}
         self.clients.append(openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options))
         return self.clients[-1]
 
@@ -94,7 +94,7 @@ def running(catalog: Catalog, **options: Any) -> Iterator[Server]:
             client.close()
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(300)
         listener.close()
         catalog.close()
     assert not thread.is_alive(), "the server did not stop"
@@ -125,8 +125,8 @@ def declare(workspace: Workspace, name: str, route: str = "base", **fields: Any)
     save_remedy(folder.remedy_path, Remedy.model_validate({"use_case": name, "route": route, **base, **fields}))
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Raises AssertionError when `condition` does not come true in time."""
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    """Raises AssertionError when `condition` does not come true in a time that no slow machine needs."""
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

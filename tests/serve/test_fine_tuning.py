@@ -178,7 +178,7 @@ def test_file_that_cannot_be_learnt_from_fails_the_job_with_its_line(serve: Serv
     client = serve().client()
     data = rows(2) + b'\n{"messages": [{"role": "user", "content": "no answer"}]}'
     job = client.fine_tuning.jobs.create(model=BASE, training_file=upload(client, data))
-    wait_until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "failed", timeout_s=60)
+    wait_until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "failed")
     error = client.fine_tuning.jobs.retrieve(job.id).error
     assert error is not None
     assert (error.code, error.param) == ("invalid_training_file", "training_file")
@@ -228,7 +228,7 @@ class Sleeping(Jobs):
 
 def up(jobs: Jobs, job: Job) -> int:
     """Waits until the job's child is at work; returns its process id."""
-    wait_until(lambda: (jobs.folder(job.id) / "up").exists(), timeout_s=30)
+    wait_until(lambda: (jobs.folder(job.id) / "up").exists())
     return int((jobs.folder(job.id) / ".lock.owner").read_text())
 
 
@@ -249,7 +249,7 @@ def test_running_job_is_cancelled_and_its_process_is_gone(state: State, workspac
         assert cancelled is not None
         assert cancelled.state == "cancelled"
         jobs.cancel(job.id)
-        wait_until(lambda: state_of(jobs, job) == "cancelled", timeout_s=30)
+        wait_until(lambda: state_of(jobs, job) == "cancelled")
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     finally:
@@ -262,9 +262,11 @@ def test_killed_job_begins_again_and_fails_with_a_reason_in_the_end(state: State
     try:
         job = jobs.submit("fine_tuning", "x", {}, "job-")
         for _ in range(ATTEMPTS):
-            os.kill(up(jobs, job), signal.SIGKILL)
+            pid = up(jobs, job)
+            # Before the kill: the next child may be up at once.
             (jobs.folder(job.id) / "up").unlink()
-        wait_until(lambda: state_of(jobs, job) == "failed", timeout_s=30)
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: state_of(jobs, job) == "failed")
         ended = jobs.get(job.id)
         assert ended is not None
         assert ended.error is not None
@@ -294,7 +296,7 @@ def test_job_of_a_killed_server_is_watched_on_by_the_next(state: State, workspac
         write_json(again.folder(job.id) / "result.json", {"error": None, "result": {"fine_tuned_model": "m"}})
         os.kill(pid, signal.SIGKILL)
         process.wait()
-        wait_until(lambda: state_of(again, job) == "succeeded", timeout_s=30)
+        wait_until(lambda: state_of(again, job) == "succeeded")
         assert [one.result for one in ended] == [{"fine_tuned_model": "m"}]
         up(again, other)
     finally:

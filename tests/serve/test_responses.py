@@ -264,7 +264,8 @@ def test_client_that_leaves_cancels_the_answer(
         if event.type == "response.output_text.delta":
             break
     stream.close()
-    wait_until(lambda: slow.running == 0, timeout_s=2)
+    wait_until(lambda: slow.running == 0)
+    assert slow.cancelled == 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_other_addresses_need_a_key(host: str) -> None:
 
 def tunefork(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "core.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
 @contextmanager
@@ -113,13 +113,13 @@ def test_signal_lets_the_answer_in_progress_end_and_exits_0(home: Path, number: 
             "max_tokens": 60,
             "stream": True,
         }
-        with httpx.stream("POST", f"{ready['url']}/chat/completions", json=body, timeout=60) as response:
+        with httpx.stream("POST", f"{ready['url']}/chat/completions", json=body, timeout=300) as response:
             lines = response.iter_lines()
             next(lines)
             os.kill(process.pid, number)
             rest = list(lines)
         assert "data: [DONE]" in rest
-        _, log = process.communicate(timeout=30)
+        _, log = process.communicate(timeout=300)
         assert process.returncode == 0, log
         assert "Traceback" not in log
 
@@ -132,18 +132,19 @@ def test_grace_time_over_cuts_answers_off_and_exits_0(home: Path) -> None:
             "model": "smollm2-135m-instruct",
             "messages": [{"role": "user", "content": "Write a very long story."}],
             "max_tokens": 4000,
-            "temperature": 1.5,
+            # It may not end by itself: neither of the model's two last tokens can be chosen.
+            "logit_bias": {"0": -100, "2": -100},
         }
         got: list[httpx.Response] = []
         asked = threading.Thread(
-            target=lambda: got.append(httpx.post(f"{ready['url']}/chat/completions", json=body, timeout=60))
+            target=lambda: got.append(httpx.post(f"{ready['url']}/chat/completions", json=body, timeout=300))
         )
         asked.start()
         busy = ready["url"].removesuffix("/v1") + "/ready"
-        wait_until(lambda: httpx.get(busy).json()["busy"] == 1, timeout_s=10)
+        wait_until(lambda: httpx.get(busy).json()["busy"] == 1)
         process.terminate()
-        _, log = process.communicate(timeout=30)
-        asked.join(30)
+        _, log = process.communicate(timeout=300)
+        asked.join(300)
         assert process.returncode == 0, log
         assert "Traceback" not in log
         assert (got[0].status_code, got[0].json()["error"]["code"]) == (503, "stopping")

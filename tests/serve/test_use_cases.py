@@ -108,7 +108,7 @@ def finished(url: str, job: str) -> dict[str, Any]:
     def over() -> bool:
         return httpx.get(f"{url}/{job}").json()["status"] not in ("queued", "running")
 
-    wait_until(over, timeout_s=200)
+    wait_until(over, timeout_s=400)
     found: dict[str, Any] = httpx.get(f"{url}/{job}").json()
     return found
 

@@ -34,7 +34,7 @@ def indexed(client: openai.OpenAI, store: str) -> Any:
     def done() -> bool:
         return client.vector_stores.retrieve(store).status == "completed"
 
-    wait_until(done, timeout_s=90)
+    wait_until(done, timeout_s=400)
     return client.vector_stores.retrieve(store)
 
 

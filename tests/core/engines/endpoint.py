@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,14 +95,6 @@ def event(handler: BaseHTTPRequestHandler, value: Any) -> None:
     data = value if isinstance(value, str) else json.dumps(value)
     handler.wfile.write(f"data: {data}\n\n".encode())
     handler.wfile.flush()
-
-
-def slowly(seconds: float) -> Trouble:
-    def trouble(_handler: BaseHTTPRequestHandler, _body: dict[str, Any]) -> bool:
-        time.sleep(seconds)
-        return False
-
-    return trouble
 
 
 def _answer(handler: BaseHTTPRequestHandler, endpoint: Endpoint, body: dict[str, Any]) -> None:

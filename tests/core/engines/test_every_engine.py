@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -224,12 +223,10 @@ def test_sampling_with_a_seed_repeats_itself_whoever_is_beside(engine: Engine) -
 
 
 def test_a_closed_stream_frees_the_engine(engine: Engine) -> None:
-    started = time.monotonic()
     stream = engine.stream(_ask(STORY, max_tokens=400))
     assert isinstance(next(stream), Delta)
     stream.close()  # type: ignore[attr-defined]
     _complete(engine, _ask("Say hi.", max_tokens=2))
-    assert time.monotonic() - started < 30
 
 
 def test_a_stream_that_nobody_started_leaves_nothing_behind(engine: Engine) -> None:

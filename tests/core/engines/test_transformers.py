@@ -123,19 +123,32 @@ def test_more_requests_than_rows_all_get_their_answer(llama: Path) -> None:
         engine.close()
 
 
-def test_a_chat_does_not_wait_for_a_batch_of_many(llama: Path) -> None:
+def test_a_chat_does_not_wait_for_a_batch_of_many(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TransformersEngine(llama, "tiny", dtype=torch.float32, max_rows=4)
-    done = []
-    many = threading.Thread(
-        target=engine.complete,
-        args=([_request(f"Number {n}", max_tokens=20) for n in range(60)], lambda i, _: done.append(i)),
-    )
+    scheduler, admitted, queued = engine._scheduler, [], threading.Semaphore(0)
+    turn, submit = scheduler._turn, scheduler.submit
+
+    def watched(chosen: Any) -> None:
+        if not admitted:
+            # The first rows of the batch are in; the chat has asked too before there are more.
+            assert queued.acquire(timeout=300)
+            assert queued.acquire(timeout=300)
+        admitted.extend(ask.request.messages[-1].content for ask in chosen)
+        turn(chosen)
+
+    def counted(asks: Any) -> None:
+        submit(asks)
+        queued.release()
+
+    monkeypatch.setattr(scheduler, "_turn", watched)
+    monkeypatch.setattr(scheduler, "submit", counted)
+    many = threading.Thread(target=engine.complete, args=([_request(f"Number {n}", max_tokens=5) for n in range(60)],))
     try:
         many.start()
-        while not done:
+        while not scheduler._waiting:
             time.sleep(0.005)
         engine.complete([_request("Hi.", max_tokens=2)])
-        assert len(done) < 40
+        assert admitted.index("Hi.") < 8
     finally:
         engine.close()
         many.join()
@@ -144,12 +157,13 @@ def test_a_chat_does_not_wait_for_a_batch_of_many(llama: Path) -> None:
 def test_closing_ends_what_is_waiting(llama: Path) -> None:
     engine = TransformersEngine(llama, "tiny", dtype=torch.float32, max_rows=2)
     got: list[Any] = []
-    thread = threading.Thread(target=lambda: got.extend(engine.complete([_request("Hi.", max_tokens=400)] * 8)))
+    thread = threading.Thread(target=lambda: got.extend(engine.complete([_request("Hi.", max_tokens=400)] * 80)))
     thread.start()
-    time.sleep(0.2)
+    while not engine._scheduler._running:
+        time.sleep(0.005)
     engine.close()
     engine.close()
-    thread.join(10)
+    thread.join(300)
     assert not thread.is_alive()
     assert any(isinstance(result, EngineUnavailable) for result in got)
     with pytest.raises(EngineUnavailable, match="closed"):
@@ -204,6 +218,7 @@ def test_a_damaged_model_is_one_clear_line(llama: Path, tmp_path: Path) -> None:
 def test_bf16_packed_layers_and_blockwise_attention_stay_close_to_transformers(llama: Path) -> None:
     from transformers import AutoModelForCausalLM
 
+    torch.manual_seed(0)
     ids = torch.randint(0, 40_000, (3, 200))
     ours = load_model(llama, torch.bfloat16)
     theirs = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.bfloat16).eval()
