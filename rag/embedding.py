@@ -23,6 +23,10 @@ Vectors = NDArray[np.float32]
 
 BATCH = 32
 
+PAD = 16
+"""Batches are as long as a multiple of it on a CPU in bf16, where torch compiles and keeps kernels for each length it
+meets: texts of 20 to 250 tokens cost 965 MB of them, in multiples of 16 75 MB, at the same rate."""
+
 _INSTRUCTED = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 
 PREFIXES: tuple[tuple[str, str, str], ...] = (
@@ -93,7 +97,8 @@ class LocalEncoder:
         from sentence_transformers import SentenceTransformer
         from tokenizers import Tokenizer
 
-        options = {"dtype": "bfloat16"} if _fast_bf16() else {}
+        bf16 = _fast_bf16()
+        options = {"dtype": "bfloat16"} if bf16 else {}
         try:
             self._model: Any = SentenceTransformer(str(folder), local_files_only=True, model_kwargs=options)
         except (OSError, ValueError, KeyError) as exc:
@@ -118,6 +123,16 @@ class LocalEncoder:
         self.shortens = _shortens(name, folder)
         """Whether the beginning of a vector, made a unit vector again, serves as a shorter one (Matryoshka training)."""
         self.max_tokens = self.reads - prefix
+        read = int(self._model.max_seq_length or 0)
+        # Not where a text of the greatest length would grow past what the model has positions for.
+        padded = bf16 and self._model.device.type == "cpu" and read % PAD == 0
+        self._options: dict[str, Any] = {
+            "batch_size": BATCH,
+            "show_progress_bar": False,
+            # The prefix is in the text; the model's own default must not be added to it.
+            "prompt": "",
+            "processing_kwargs": {"text": {"pad_to_multiple_of": PAD if padded else None}},
+        }
         self._turn = threading.Lock()
 
     def spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
@@ -136,11 +151,7 @@ class LocalEncoder:
         prefix = self._query_prefix if query else self._passage_prefix
         with self._turn:
             found = self._model.encode(
-                [prefix + text for text in texts],
-                output_value="token_embeddings",
-                batch_size=BATCH,
-                show_progress_bar=False,
-                prompt="",
+                [prefix + text for text in texts], output_value="token_embeddings", **self._options
             )
         first = 1 + len(self._tokenizer.encode(prefix, add_special_tokens=False).ids)
         return [unit(tokens.float().cpu().numpy()[first:-1]) for tokens in found]
@@ -160,13 +171,7 @@ class LocalEncoder:
             return np.zeros((0, self.dimensions), np.float32)
         with self._turn:
             # It batches by length itself, so one call with many texts wastes no padding.
-            vectors = self._model.encode(
-                [prefix + text for text in texts],
-                batch_size=BATCH,
-                show_progress_bar=False,
-                # The prefix is in the text; the model's own default must not be added to it.
-                prompt="",
-            )
+            vectors = self._model.encode([prefix + text for text in texts], **self._options)
         # Normalised here: in bf16 the lengths would be off by some 0.3 %.
         return unit(np.array(vectors, np.float32))
 

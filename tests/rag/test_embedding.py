@@ -15,7 +15,7 @@ import pytest
 
 from core.engines.retries import Retrying
 from core.errors import ConfigError, EngineError, EngineUnavailable
-from rag.embedding import _prefixes, fingerprint, known_prefixes, load_encoder
+from rag.embedding import PAD, LocalEncoder, _prefixes, fingerprint, known_prefixes, load_encoder
 from rag.remote_embedding import RemoteEncoder
 
 
@@ -70,6 +70,32 @@ def test_other_prefixes_are_another_model(encoder_folder: Path, tmp_path: Path) 
     assert same == fingerprint(str(encoder_folder), tmp_path) == load_encoder(str(copy), tmp_path).fingerprint
     (copy / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "q: "}}))
     assert fingerprint(str(copy), tmp_path) != same
+
+
+def widths(encoder: LocalEncoder, texts: list[str]) -> list[int]:
+    """Lengths of the batches that the model reads for `texts`."""
+    seen: list[int] = []
+    hook = encoder._model[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]["input_ids"].shape[1]))
+    for text in texts:
+        encoder.passages([text])
+    hook.remove()
+    return seen
+
+
+def test_lengths_are_few_where_each_new_one_costs_memory(encoder_folder: Path) -> None:
+    encoder = LocalEncoder("encoder", encoder_folder)
+    texts = ["room " * n for n in range(1, 60)]
+    compiled = encoder._model.dtype.itemsize == 2 and encoder._model.device.type == "cpu"
+    assert len(set(widths(encoder, texts))) == (-(-61 // PAD) if compiled else 59)
+
+
+def test_a_text_is_not_lengthened_past_what_the_model_reads(encoder_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(encoder_folder, copy, copy_function=shutil.copyfile)
+    config = copy / "sentence_bert_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_seq_length": 77}))
+    encoder = LocalEncoder("encoder", copy)
+    assert widths(encoder, ["room " * 300]) == [77]
 
 
 class Endpoint(BaseHTTPRequestHandler):
