@@ -46,7 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "list": Entry("core.commands.list", "The use cases of this workspace."),
     "show": Entry("core.commands.show", "One use case: settings, verdict, artifacts, runs."),
     "revert": Entry("core.commands.revert", "Put an earlier remedy of a use case in force again."),
-    "delete": Entry("core.commands.delete", "Remove a use case and all it holds."),
+    "delete": Entry("rag.commands.delete", "Remove a use case and all it holds."),
     "doctor": Entry("core.commands.doctor", "What this machine can run, and what is missing."),
 }
 

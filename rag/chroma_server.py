@@ -73,12 +73,26 @@ def drop(version: Path) -> None:
 
 def sweep(url: str, index: Path) -> None:
     """Remove the collections that killed ingests of the index `index` left on the server."""
-    kept = {_recorded(record.parent)[1] for record in index.glob(f"v*/{RECORD}")}
+    _sweep(url, index, kept=frozenset(_recorded(record.parent)[1] for record in index.glob(f"v*/{RECORD}")))
+
+
+def _sweep(url: str, index: Path, kept: frozenset[str]) -> None:
     with reaching(url):
         client = _client(url)
         for collection in client.list_collections():
             if collection.name.startswith(_prefix(index)) and collection.name not in kept:
                 client.delete_collection(collection.name)
+
+
+def drop_all(index: Path, declared: str | None) -> None:
+    """Remove every collection of the index `index`: from the servers that its versions name, and from the declared one.
+
+    Raises:
+        EngineUnavailable: a server cannot be reached. It is the same to call again.
+    """
+    urls = {_recorded(record.parent)[0] for record in index.glob(f"*v*/{RECORD}")}
+    for url in sorted(urls | ({declared} if declared else set())):
+        _sweep(url, index, kept=frozenset())
 
 
 @contextmanager

@@ -76,6 +76,7 @@ def _whole(head: Head, completions: list[Completion]) -> dict[str, Any]:
                 content=None if completion.tool_calls and not completion.text else completion.text,
                 tool_calls=calls_out(completion.tool_calls),
                 sources=sources_out(completion),
+                unknown_citations=list(completion.unknown_citations) or None,
             ),
             logprobs=logprobs_out(completion.logprobs),
             finish_reason=completion.finish_reason,

@@ -88,6 +88,7 @@ class AssistantMessage(Strict):
     name: Text | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     sources: list[Any] | None = None
+    unknown_citations: list[Any] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> AssistantMessage:
@@ -276,6 +277,8 @@ class MessageOut(BaseModel):
     annotations: list[Any] = []
     sources: list[SourceOut] | None = Field(default=None, exclude_if=is_none)
     """Extension: present in answers that retrieval was used for."""
+    unknown_citations: list[int] | None = Field(default=None, exclude_if=is_none)
+    """Extension: numbers that the answer cites and no source has; absent where there are none."""
 
 
 class ChoiceOut(BaseModel):
@@ -315,6 +318,8 @@ class DeltaOut(BaseModel):
     tool_calls: list[CallDeltaOut] | None = Field(default=None, exclude_if=is_none)
     sources: list[SourceOut] | None = Field(default=None, exclude_if=is_none)
     """Extension: in a choice's last chunk, where retrieval was used."""
+    unknown_citations: list[int] | None = Field(default=None, exclude_if=is_none)
+    """Extension: beside them, as in `MessageOut`."""
 
 
 class ChunkChoiceOut(BaseModel):

@@ -88,7 +88,8 @@ async def events(head: Head, pieces: AsyncIterator[tuple[int, Delta]], include_u
                 calls[index] += len(delta.tool_calls)
             if delta.completion is not None:
                 ended.append(delta.completion)
-                last = DeltaOut(sources=sources_out(delta.completion))
+                unknown = list(delta.completion.unknown_citations) or None
+                last = DeltaOut(sources=sources_out(delta.completion), unknown_citations=unknown)
                 yield _chunk(head, index, last, include_usage, delta.completion)
     except Exception as exc:  # noqa: BLE001 - the status is sent already: the only way left to say it is an event
         yield error_event(as_api_error(exc, head.model))

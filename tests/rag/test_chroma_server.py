@@ -129,6 +129,37 @@ def test_a_collection_that_is_gone_from_its_server_is_said_to_be(served: Served,
     assert "the server has no collection" in str(found.checks)
 
 
+def test_a_deleted_use_case_leaves_nothing_at_the_server(
+    served: Served, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _, workspace, corpus = served
+    other, settings = workspace.declare("other", {"docs": (corpus,), "store": server})
+    ingest(other, settings, workspace, [corpus])
+    assert main(["delete", "served", "--yes"]) == 0
+    assert capsys.readouterr().out == "deleted served\n"
+    assert not folder.path.exists()
+    (left,) = collections(server)
+    with open_retriever(other, settings, workspace) as retriever:
+        assert retriever.search(["moon"], 1)[0][0].document_id == "moon"
+    assert json.loads((other.path / "index" / str(retriever.version) / "chroma.json").read_text())["collection"] == left
+
+
+def test_a_use_case_whose_server_is_gone_is_deleted_only_when_told_to_leave_its_collections(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, *_ = served
+    version = folder.index.active()
+    assert version is not None
+    record = version / "chroma.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"url": "http://127.0.0.1:9"}))
+    assert main(["delete", "served", "--yes"]) == 1
+    error = capsys.readouterr().err
+    assert "http://127.0.0.1:9: there is no Chroma server" in error and "--leave-collections" in error
+    assert folder.path.exists()
+    assert main(["delete", "served", "--yes", "--leave-collections"]) == 0
+    assert not folder.path.exists()
+
+
 def test_a_server_that_is_not_there_is_one_line_and_keeps_the_index(
     tmp_path: Path, workspace: Workspace, encoder_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
