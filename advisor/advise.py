@@ -7,26 +7,29 @@ run is resumed by the same command.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.answers import AnswerCache
 from advisor.arm_names import WITH_PASSAGES, family, tuning_method
 from advisor.arms import ArmRun, Bench
-from advisor.budget import Budget
+from advisor.budget import Budget, budget_of, same_model
 from advisor.checks import Finding, corpus_findings
 from advisor.contamination import Contamination, contamination
 from advisor.cost import ArmCosts, Prices, arm_costs
 from advisor.extras import extras, out_of_budget, sentence
 from advisor.judging import Judging, open_judging
 from advisor.learning_curve import Curve, learning_curve, score_of
+from advisor.looks import Progress
 from advisor.materials import Materials, answer_budget, gather
 from advisor.notices import data_notices, error_notices, length_findings
 from advisor.outcomes import OutcomeRow, OutcomeTable
 from advisor.plan import Plan, plan_arms
+from advisor.purse import Purse
 from advisor.report import write_report
 from advisor.rule import ArmCost, DecisionSettings
 from advisor.running import Running, run_steps, running
@@ -38,7 +41,7 @@ from core.engines.open import open_engine
 from core.errors import ConfigError
 from core.files import write_json, write_text
 from core.jobs import job
-from core.models import remote, starter
+from core.models import starter
 from core.progress import say
 from core.settings import Judge, UseCase
 from core.workspace import UseCaseFolder, Workspace
@@ -87,22 +90,15 @@ def advise(
         engine: which engine runs a local base model.
         full: ask every arm every item, instead of stopping once the verdict stands.
         budget_usd: most that this call may spend; what was answered before is free.
-        budget_calls: most calls of the base model that it may make.
+        budget_calls: most calls of the base model and the judge that it may make.
         lora_curve: draw the learning curve of LoRA pilots too (minutes each); that of heads always is.
 
     Raises:
         UserError: the data or settings cannot be used, or the budget pays for nothing; nothing was spent.
-        EngineUnavailable: the base model cannot be reached; what was answered is kept.
+        EngineUnavailable: the base model or the judge cannot be reached; what was answered is kept.
     """
     prices = prices or Prices()
-    # An endpoint that is named as engine is paid by the token where a price is given, else as a machine of one's own.
-    priced = bool(prices.input_usd_per_1m or prices.output_usd_per_1m)
-    is_remote = remote(settings.base_model) is not None or (engine.startswith("http") and priced)
-    budget = Budget(prices, is_remote, budget_usd, budget_calls)
-    if budget.limited and settings.judge is not None:
-        raise ConfigError("--budget cannot be kept with a judge, whose calls are not counted; leave one of them out")
-    if budget.limited and lora_curve:
-        raise ConfigError("--budget and --learning-curve exclude each other: pilots for a curve are beside the budget")
+    budget = budget_of(settings, engine, prices, budget_usd, budget_calls)
     with folder.lock("advise"):
         materials = gather(settings)
         plan = plan_arms(materials.means(settings), wanted)
@@ -112,75 +108,106 @@ def advise(
         with job(run, config), ExitStack() as held:
             started = time.monotonic()
             bench = _open(folder, settings, workspace, materials, plan, engine, held)
-            if bench.retriever is not None:
-                found = corpus_findings(materials.rows, bench.retriever.texts())
-                materials = replace(materials, findings=(*materials.findings, *found))
-            lengths = length_findings(
-                bench.rows, bench.max_tokens, bench.engine.context_window, bench.engine.count_tokens
-            )
-            materials = replace(materials, findings=(*materials.findings, *lengths))
+            materials = _looked_at(materials, bench)
             judging = None
             if settings.judge is not None:
-                judging, scorer = _judging(settings.judge, bench, materials, held)
+                judging, scorer = _judging(settings.judge, bench, materials, held, budget)
                 materials = replace(materials, scorer=scorer)
-            scored: dict[str, dict[str, dict[str, Any]]] = {}
-            with running(bench, plan.arms, budget) as asking:
-
-                def table() -> OutcomeTable:
-                    return OutcomeTable.from_rows(_table_rows(_score(scored, bench, materials, asking.runs())))
-
-                def now() -> DecisionSettings:
-                    return _decision(settings, _costs(asking, prices, is_remote))
-
-                steps = run_steps(asking, table, now, full)
-                arms = asking.runs()
-                costs = _costs(asking, prices, is_remote)
-            rows = _score(scored, bench, materials, arms)
-            write_text(run / "outcomes.jsonl", "".join(_line(row) for row in rows))
-            table_rows = _table_rows(rows)
-            decision = replace(_decision(settings, costs), alpha=steps.alpha, stepwise=not full)
-            verdict = decide(OutcomeTable.from_rows(table_rows), decision)
-            # A budget is for the arms; a curve would spend beyond it.
-            curves = [] if budget.limited else _curves(bench, materials, arms, rows, lora_curve)
-            more = extras(rows, steps, budget, curves, full)
-            verdict = replace(
-                verdict,
-                reasons=[*verdict.reasons, sentence(steps, full)],
-                needs=[
-                    *verdict.needs,
-                    *out_of_budget(steps),
-                    *(need for c in curves if (need := c.need(settings.delta)) is not None),
-                ],
-                warnings=[*verdict.warnings, *(notice for c in curves if (notice := c.notice()) is not None)],
-            )
-            tainted = contamination(materials.findings, table_rows, verdict, decision)
-            notices = [] if judging is None else judging.notices(materials.scorer)
-            notices += (
-                ([] if tainted is None else [tainted.notice()]) + data_notices(materials.findings) + error_notices(rows)
-            )
-            verdict = replace(verdict, warnings=[*verdict.warnings, *notices])
-            took = time.monotonic() - started
-            covered = _covered(materials.findings, bench)
+            purse = Purse(budget, bench.cache, bench.engine, None if judging is None else judging.cost_of)
+            measured = _measure(bench, materials, plan, purse, prices, full)
+            write_text(run / "outcomes.jsonl", "".join(_line(row) for row in measured.rows))
+            curves = _curves(bench, materials, measured, purse, lora_curve)
+            verdict, tainted = _verdict(settings, materials, measured, curves, judging, full)
+            again = Counter(measured.again) + Counter({"judge": 0 if judging is None else judging.used.again})
             advice = Advice(
                 run,
                 verdict,
                 materials,
                 plan,
-                arms,
-                costs,
-                tuple(rows),
+                measured.arms,
+                measured.costs,
+                tuple(measured.rows),
                 bench,
                 prices,
-                covered,
-                took,
+                _covered(materials.findings, bench),
+                time.monotonic() - started,
                 judging,
                 tainted,
-                more,
+                extras(measured.rows, measured.steps, budget, curves, full, again),
             )
             write_report(advice)
             in_force = {**verdict.to_json(), "run": run.name}
             write_json(folder.verdict_path, in_force)
     return advice
+
+
+class _Measured(NamedTuple):
+    """What the arms gave."""
+
+    arms: tuple[ArmRun, ...]
+    rows: list[dict[str, Any]]
+    """Of outcomes.jsonl."""
+    costs: dict[str, ArmCosts]
+    steps: Progress
+    again: dict[str, int]
+    """By arm, requests beside those that were answered."""
+
+
+def _measure(bench: Bench, materials: Materials, plan: Plan, purse: Purse, prices: Prices, full: bool) -> _Measured:
+    """Ask the arms in steps until the verdict stands."""
+    scored: dict[str, dict[str, dict[str, Any]]] = {}
+    is_remote = purse.budget.base.remote
+    with running(bench, plan.arms, purse) as asking:
+
+        def score() -> list[dict[str, Any]]:
+            return _score(scored, bench, materials, asking.runs())
+
+        def now() -> DecisionSettings:
+            return _decision(bench.settings, _costs(asking, prices, is_remote))
+
+        asking.settle = score
+        steps = run_steps(asking, lambda: OutcomeTable.from_rows(_table_rows(score())), now, full)
+        arms = asking.runs()
+        again = {arm.name: sum(result.attempts - 1 for result in arm.results) for arm in arms}
+        again = {arm: n + asking.again.get(arm, 0) for arm, n in again.items()}
+        return _Measured(arms, score(), _costs(asking, prices, is_remote), steps, again)
+
+
+def _verdict(
+    settings: UseCase,
+    materials: Materials,
+    measured: _Measured,
+    curves: Sequence[Curve],
+    judging: Judging | None,
+    full: bool,
+) -> tuple[Verdict, Contamination | None]:
+    """The verdict with everything that bears on it, and what contaminated items did to it."""
+    table_rows, steps = _table_rows(measured.rows), measured.steps
+    decision = replace(_decision(settings, measured.costs), alpha=steps.alpha, stepwise=not full)
+    verdict = decide(OutcomeTable.from_rows(table_rows), decision)
+    verdict = replace(
+        verdict,
+        reasons=[*verdict.reasons, sentence(steps, full)],
+        needs=[
+            *verdict.needs,
+            *out_of_budget(steps),
+            *(need for c in curves if (need := c.need(settings.delta)) is not None),
+        ],
+        warnings=[*verdict.warnings, *(notice for c in curves if (notice := c.notice()) is not None)],
+    )
+    tainted = contamination(materials.findings, table_rows, verdict, decision)
+    notices = [] if judging is None else judging.notices(materials.scorer)
+    notices += [] if tainted is None else [tainted.notice()]
+    notices += data_notices(materials.findings) + error_notices(measured.rows)
+    return replace(verdict, warnings=[*verdict.warnings, *notices]), tainted
+
+
+def _looked_at(materials: Materials, bench: Bench) -> Materials:
+    """`materials` with what documents and tokenizer say of its rows."""
+    found = [] if bench.retriever is None else corpus_findings(materials.rows, bench.retriever.texts())
+    engine = bench.engine
+    lengths = length_findings(bench.rows, bench.max_tokens, engine.context_window, engine.count_tokens)
+    return replace(materials, findings=(*materials.findings, *found, *lengths))
 
 
 def _open(
@@ -222,19 +249,21 @@ def _open(
     )
 
 
-def _judging(settings: Judge, bench: Bench, materials: Materials, held: ExitStack) -> tuple[Judging, Scorer]:
+def _judging(
+    settings: Judge, bench: Bench, materials: Materials, held: ExitStack, budget: Budget
+) -> tuple[Judging, Scorer]:
     """The judge, measured, and the scorer that decides; a judge that is the base model shares its engine."""
 
     def open_(stack: ExitStack) -> Engine:
-        known = starter(settings.model)
-        if (known.name if known is not None else settings.model) == bench.model_identity:
+        if same_model(settings.model, bench.settings.base_model):
             return bench.engine
         say(f"loading the judge {settings.model}")
         engine = open_engine(settings.model, bench.workspace)
         stack.callback(engine.close)
         return engine
 
-    return open_judging(settings, materials.labelled, materials.scorer, open_, held, bench.cache, bench.settings.seed)
+    seed = bench.settings.seed
+    return open_judging(settings, materials.labelled, materials.scorer, open_, held, bench.cache, seed, budget)
 
 
 def _refuse_contradiction(settings: UseCase, plan: Plan, wanted: Sequence[str]) -> None:
@@ -252,15 +281,13 @@ def _costs(asking: Running, prices: Prices, is_remote: bool) -> dict[str, ArmCos
     return {name: cost for name, cost in found.items() if cost is not None}
 
 
-def _curves(
-    bench: Bench, materials: Materials, arms: Sequence[ArmRun], rows: Sequence[Mapping[str, Any]], lora: bool
-) -> list[Curve]:
-    closed = {row["item"]: score_of(row) for row in rows if family(row["arm"]) == "closed"}
+def _curves(bench: Bench, materials: Materials, measured: _Measured, purse: Purse, lora: bool) -> list[Curve]:
+    closed = {row["item"]: score_of(row) for row in measured.rows if family(row["arm"]) == "closed"}
     curves = []
-    for arm in arms:
+    for arm in measured.arms:
         heads = tuning_method(arm.name) == "head"
         if family(arm.name) == "tune" and (heads or lora):
-            curve = learning_curve(bench, materials, arm, closed, stop_early=not heads)
+            curve = learning_curve(bench, materials, arm, closed, purse, stop_early=not heads)
             curves += [] if curve is None else [curve]
     return curves
 

@@ -41,9 +41,10 @@ class AnswerCache:
         self._path = path
         self._known: dict[str, dict[str, Any]] = {row["key"]: row for row in read_own_jsonl(path)}
 
-    def knows(self, identity: str, request: Request) -> bool:
-        """Whether the answer is there already."""
-        return _key(identity, request) in self._known
+    def text(self, identity: str, request: Request) -> str | None:
+        """The answer that is there already; None where there is none."""
+        found = self._known.get(_key(identity, request))
+        return None if found is None else str(found["text"])
 
     def ask(self, what: str, engine: Engine, identity: str, requests: Sequence[Request]) -> Answers:
         """Answers to `requests`, from the cache where they are known.
@@ -91,6 +92,8 @@ class AnswerCache:
             "latency_s": round(completion.latency_s, 4),
             "elapsed_s": round(elapsed_s, 4),
         }
+        if completion.attempts > 1:
+            row["attempts"] = completion.attempts
         self._known[key] = row
         append_jsonl(self._path, row)
 
@@ -102,4 +105,4 @@ def _key(identity: str, request: Request) -> str:
 
 def _completion(row: dict[str, Any]) -> Completion:
     usage = Usage(row["input_tokens"], row["output_tokens"])
-    return Completion(row["text"], row["finish_reason"], usage, row["latency_s"])
+    return Completion(row["text"], row["finish_reason"], usage, row["latency_s"], attempts=row.get("attempts", 1))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from advisor.arm_names import WITH_PASSAGES, family, shots_of
-from advisor.budget import Budget
+from advisor.arm_names import WITH_PASSAGES, family, shots_of, tuning_method
+from advisor.budget import Budget, Cost, budget_of
 from advisor.cost import Prices
 from advisor.few_shot import MOST_EXAMPLES
 from advisor.labelled import lacking
+from advisor.learning_curve import pilots_of
 from advisor.materials import Materials, gather
 from advisor.pilots import HEAD_ROWS, PILOT_ROWS
 from advisor.plan import plan_arms
-from core.models import remote
-from core.settings import Judge, UseCase
+from core.settings import UseCase
 
 CHARS_PER_TOKEN = 4.0
 """English text under a byte-pair vocabulary of 32-150 thousand; a dry run loads no tokenizer."""
@@ -31,6 +31,8 @@ EMBEDDED_PER_S = 150.0
 """Short texts that the starter encoder embeds on the same."""
 JUDGE_TOKENS = 190
 """Of a judge's prompt, beside question, gold and answer."""
+CURVE = " learning curve"
+"""What stands behind an arm's name where its learning curve is a line of its own."""
 
 
 def dry_run(
@@ -39,19 +41,28 @@ def dry_run(
     prices: Prices,
     budget_usd: float | None = None,
     budget_calls: int | None = None,
+    lora_curve: bool = False,
+    engine: str = "auto",
 ) -> dict[str, Any]:
     """What `advise` would do at most, arm by arm; it stops earlier where the verdict stands. Estimates: see the constants.
+
+    The arguments are those of `advise`.
 
     Raises:
         ConfigError: a budget that cannot be.
     """
-    limits = Budget(prices, remote(settings.base_model) is not None, budget_usd, budget_calls)
+    limits = budget_of(settings, engine, prices, budget_usd, budget_calls)
     materials = gather(settings)
     plan = plan_arms(materials.means(settings), wanted)
-    is_remote = remote(settings.base_model) is not None
-    arms = [_arm(arm, settings, materials, prices, is_remote) for arm in plan.arms]
+    arms = [_arm(arm, settings, materials, prices, limits.base.remote) for arm in plan.arms]
+    arms += [
+        _curve(row, settings, materials, limits)
+        for row in arms
+        if family(row["arm"]) == "tune" and (lora_curve or tuning_method(row["arm"]) == "head")
+        if pilots_of(tuning_method(row["arm"]), len(materials.train))
+    ]
     if settings.judge is not None and not lacking(materials.labelled):
-        arms.append(_judge(settings.judge, materials, len(plan.arms), prices))
+        arms.append(_judge(settings, materials, sum(row["calls"] for row in arms), limits))
     total = {key: sum(arm[key] for arm in arms) for key in ("calls", "input_tokens", "output_tokens", "time_s", "usd")}
     return {
         "use_case": settings.name,
@@ -59,38 +70,58 @@ def dry_run(
         "arms": arms,
         "absent": [absent._asdict() for absent in plan.absent],
         "total": total,
-        "budget": _budget(limits, total),
+        "budget": _budget(limits, total["usd"], sum(row["calls"] for row in arms if not _free(row["arm"]))),
     }
 
 
-def _judge(judge: Judge, materials: Materials, arms: int, prices: Prices) -> dict[str, Any]:
-    """The judge's calls as one more line: every vote on the labelled answers, two an answer of each arm after that."""
+def _free(arm: str) -> bool:
+    """A head is no model that calls are paid for."""
+    return family(arm) == "tune" and tuning_method(arm.removesuffix(CURVE)) == "head"
+
+
+def _curve(row: dict[str, Any], settings: UseCase, materials: Materials, limits: Budget) -> dict[str, Any]:
+    """The pilots of a learning curve as one more line; `row` is that of the arm, whose pilot has all rows."""
+    method = tuning_method(row["arm"])
+    pilots = pilots_of(method, len(materials.train))
+    trained = sum(rows for rows, _ in pilots)
+    time_s = len(pilots) * _asking_s(row, limits.base.remote) + _training_s(settings, materials, method, trained, False)
+    return {
+        "arm": row["arm"] + CURVE,
+        **{key: len(pilots) * row[key] for key in ("calls", "input_tokens", "output_tokens")},
+        "time_s": round(time_s, 1),
+        "usd": round(limits.base.seconds_usd(time_s), 5),
+    }
+
+
+def _judge(settings: UseCase, materials: Materials, answers: int, limits: Budget) -> dict[str, Any]:
+    """The judge's calls as one more line: every vote on the labelled answers, two an answer after that.
+
+    Args:
+        answers: of all arms and curves; those to rows without a gold answer are not judged.
+    """
+    judge, payee = settings.judge, limits.judge
+    assert judge is not None
+    assert payee is not None
     rows = [row for row in materials.rows if row.answers]
-    calls = len(materials.labelled) * judge.votes + 2 * arms * len(rows)
+    calls = len(materials.labelled) * judge.votes + 2 * answers * len(rows) // max(1, len(materials.rows))
     a_case = sum(len(row.input) + 2 * len(row.output) for row in rows) / max(1, len(rows)) + len(judge.criteria)
     tokens_in, tokens_out = int(calls * (a_case / CHARS_PER_TOKEN + JUDGE_TOKENS)), calls * 4
-    far = remote(judge.model) is not None
-    time_s = 0.0 if far else tokens_in / PREFILL_TOKENS_PER_S + tokens_out / DECODE_TOKENS_PER_S
-    usd = (
-        (tokens_in * prices.input_usd_per_1m + tokens_out * prices.output_usd_per_1m) / 1e6
-        if far
-        else time_s / 3600 * prices.machine_usd_per_hour
-    )
+    time_s = 0.0 if payee.remote else tokens_in / PREFILL_TOKENS_PER_S + tokens_out / DECODE_TOKENS_PER_S
     return {
         "arm": "judge",
         "calls": calls,
         "input_tokens": tokens_in,
         "output_tokens": tokens_out,
         "time_s": round(time_s, 1),
-        "usd": round(usd, 5),
+        "usd": round(payee.usd(tokens_in, tokens_out, time_s), 5),
     }
 
 
-def _budget(limits: Budget, total: dict[str, Any]) -> dict[str, Any] | None:
+def _budget(limits: Budget, usd: float, calls: int) -> dict[str, Any] | None:
     """Whether the whole grid fits the budget, by the estimate; None without one."""
     if not limits.limited:
         return None
-    enough = limits.holds(total["usd"], total["calls"])
+    enough = limits.holds(Cost(usd, calls))
     given = [f"{limits.usd:g} USD"] if limits.usd is not None else []
     given += [f"{limits.calls} calls"] if limits.calls is not None else []
     says = (
@@ -139,7 +170,7 @@ def _arm(arm: str, settings: UseCase, materials: Materials, prices: Prices, is_r
     kind = family(arm)
     question = sum(len(m.content) for row in rows for m in row.messages) / CHARS_PER_TOKEN
     words = (len(settings.instruction) + len(materials.form.answer_format() or "")) / CHARS_PER_TOKEN + 30
-    a_row = sum(len(r.input) + len(r.output) for r in train) / max(1, len(train)) / CHARS_PER_TOKEN + 20
+    a_row = _row_tokens(materials)
     extra, named = words, shots_of(arm)
     if kind in WITH_PASSAGES:
         extra += settings.top_k * PASSAGE_TOKENS
@@ -150,24 +181,42 @@ def _arm(arm: str, settings: UseCase, materials: Materials, prices: Prices, is_r
     calls = len(rows)
     tokens_in = int(question + calls * extra)
     tokens_out = 0 if arm == "tune:head" else int(calls * longest * 0.7)
+    row = {"arm": arm, "calls": calls, "input_tokens": tokens_in, "output_tokens": tokens_out}
     time_s = 0.0
     if not is_remote:
-        time_s = (tokens_in / PREFILL_TOKENS_PER_S + tokens_out / DECODE_TOKENS_PER_S) if arm != "tune:head" else 1.0
-        if arm == "tune:head":
-            time_s += min(len(train), HEAD_ROWS) / EMBEDDED_PER_S
-        elif kind.startswith("tune"):
-            context = settings.top_k * PASSAGE_TOKENS if kind in ("tune_retrieved", "tune_oracle") else 0
-            time_s += min(len(train), PILOT_ROWS) * (a_row + context) * TRAIN_EPOCHS / TRAIN_TOKENS_PER_S
+        time_s = _asking_s(row, is_remote)
+        if kind.startswith("tune"):
+            method = tuning_method(arm)
+            trained = _pilot_rows(method, len(train))
+            time_s += _training_s(settings, materials, method, trained, kind in ("tune_retrieved", "tune_oracle"))
         if named is not None and named.similar:
             time_s += min(len(train), MOST_EXAMPLES) / EMBEDDED_PER_S
         usd = time_s / 3600 * prices.machine_usd_per_hour
     else:
         usd = (tokens_in * prices.input_usd_per_1m + tokens_out * prices.output_usd_per_1m) / 1e6
-    return {
-        "arm": arm,
-        "calls": calls,
-        "input_tokens": tokens_in,
-        "output_tokens": tokens_out,
-        "time_s": round(time_s, 1),
-        "usd": round(usd, 5),
-    }
+    return {**row, "time_s": round(time_s, 1), "usd": round(usd, 5)}
+
+
+def _asking_s(row: dict[str, Any], is_remote: bool) -> float:
+    """Seconds that an arm's calls take on this machine."""
+    if _free(row["arm"]):
+        return 1.0
+    return 0.0 if is_remote else row["input_tokens"] / PREFILL_TOKENS_PER_S + row["output_tokens"] / DECODE_TOKENS_PER_S
+
+
+def _pilot_rows(method: str, train_rows: int) -> int:
+    return min(train_rows, HEAD_ROWS if method == "head" else PILOT_ROWS)
+
+
+def _training_s(settings: UseCase, materials: Materials, method: str, rows: int, grounded: bool) -> float:
+    """Seconds of training pilots on so many rows in all."""
+    if method == "head":
+        return rows / EMBEDDED_PER_S
+    context = settings.top_k * PASSAGE_TOKENS if grounded else 0
+    return rows * (_row_tokens(materials) + context) * TRAIN_EPOCHS / TRAIN_TOKENS_PER_S
+
+
+def _row_tokens(materials: Materials) -> float:
+    """Of a training row, with what a chat template adds."""
+    train = materials.train
+    return sum(len(r.input) + len(r.output) for r in train) / max(1, len(train)) / CHARS_PER_TOKEN + 20

@@ -1,6 +1,6 @@
 """What a run adds to report.json beside verdict and arms: its steps, its budget, what it broke, what failed.
 
-Keys: `sequential`, `budget`, `learning_curve`, `harm`, `failures`; each is there in every report, null or empty where
+Keys: `sequential`, `budget`, `learning_curve`, `harm`, `failures`, `retries`; each is there in every report, null or empty where
 it does not apply.
 """
 
@@ -20,15 +20,21 @@ MOST_LISTED = 50
 
 
 def extras(
-    rows: Sequence[Mapping[str, Any]], steps: Progress, budget: Budget, curves: Sequence[Curve], full: bool
+    rows: Sequence[Mapping[str, Any]],
+    steps: Progress,
+    budget: Budget,
+    curves: Sequence[Curve],
+    full: bool,
+    again: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Those keys, as plain JSON values; `rows` are the run's outcome rows."""
+    """Those keys, as plain JSON values; `rows` are the run's outcome rows, `again` what `retries` is made of."""
     return {
         "sequential": {"full": full, **tally(steps), "why": sentence(steps, full)},
         "budget": budget.document(),
         "learning_curve": [curve.document() for curve in curves] or None,
         "harm": broken(rows),
         "failures": _failures(rows),
+        "retries": retries(again),
     }
 
 
@@ -73,6 +79,23 @@ def broken(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if len(entry["items"]) < MOST_LISTED:
                 entry["items"].append({"item": row["item"], "was": was, "is": is_})
     return [entry for entry in found.values() if entry["broken"]]
+
+
+def retries(again: Mapping[str, int]) -> dict[str, Any] | None:
+    """How many requests an endpoint was sent beside those that it answered, by arm (and `judge`); None where none."""
+    by_arm = {arm: n for arm, n in again.items() if n > 0}
+    total = sum(by_arm.values())
+    if not total:
+        return None
+    listed = ", ".join(f"{arm} {n}" for arm, n in by_arm.items())
+    return {
+        "requests": total,
+        "by_arm": by_arm,
+        "text": (
+            f"{total} requests were sent again after the endpoint had failed ({listed}). Tokens and money count what it "
+            "reported for its answers; whether it bills the failed requests too it does not say."
+        ),
+    }
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

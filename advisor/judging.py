@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from advisor.answers import AnswerCache
+from advisor.budget import Budget, Cost, Payee
+from advisor.cost import Prices
 from advisor.labelled import Agreement, Labelled, agreement, lacking
+from advisor.purse import Judged
 from advisor.reasons import Notice
-from advisor.scorers.base import Scorer
+from advisor.scorers.base import Scorer, without_thought
 from advisor.scorers.judge import Case, Verdict, read_vote, settled, verdict_of, vote_request
 from core.engines.base import Engine
-from core.errors import EngineError, EngineUnavailable
+from core.errors import ConfigError, EngineError, EngineUnavailable
 from core.rows import Row
 from core.settings import Judge
 from core.types import Request
@@ -25,6 +28,12 @@ from core.types import Request
 SHOWN_CHARS = 80
 MOST_FAILED = 0.1
 """Of the calls on labelled answers: with more, too little was measured to trust or distrust it."""
+ANSWER_BYTES = 6
+"""A token of an answer that is still to come: English has about four bytes each. Votes on a longer one are not over the
+budget either; where it does not hold them, the answer stays unjudged."""
+OUT_OF_BUDGET = "the budget is used up"
+NOBODY = Payee(Prices(machine_usd_per_hour=0.0), remote=False)
+"""Whom votes are paid to where no prices are known."""
 
 
 @dataclass
@@ -34,6 +43,9 @@ class Used:
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    again: int = 0
+    """Requests beside those that were answered: the endpoint failed first."""
+    usd: float = 0.0
 
 
 @dataclass
@@ -51,6 +63,8 @@ class Judging:
     judged: int = 0
     """Different answers of arms it was asked about."""
     used: Used = field(default_factory=Used)
+    cost_of: Judged | None = None
+    """The most that judging an answer costs; None where it judges none."""
 
     def notices(self, scorer: Scorer) -> list[Notice]:
         """Warnings for the verdict; `scorer` is what decided in the end."""
@@ -100,21 +114,25 @@ def open_judging(
     held: ExitStack,
     cache: AnswerCache,
     seed: int,
+    budget: Budget | None = None,
 ) -> tuple[Judging, Scorer]:
     """The judge, measured on the labelled answers, and the scorer that decides: its own, or `fallback`.
 
     Args:
         open_: opens its engine, to be closed with the stack it is given; not called where nothing can be measured.
         held: closes the engine of a judge whose scores count.
+        budget: what the votes are booked on, and what ends them.
 
     Raises:
+        ConfigError: the budget does not hold the votes on the labelled answers; none of them was asked.
         EngineUnavailable: the judge cannot be reached, or fails too often to be measured; its votes so far are kept.
     """
     short = lacking(labelled)
     if short:
         return Judging(settings, None, False, short), fallback
     with ExitStack() as stack:
-        panel = _Panel(open_(stack), settings, cache, seed)
+        panel = _Panel(open_(stack), settings, cache, seed, budget)
+        panel.refuse_dear([item.case for item in labelled])
         verdicts = panel.verdicts([item.case for item in labelled], every_vote=True)
         answered = _answered(settings, labelled, verdicts, panel)
         measured = agreement(*answered)
@@ -122,7 +140,7 @@ def open_judging(
         if measured.kappa.low < settings.kappa:
             why = f"{said}, and the lower end of kappa must reach {settings.kappa:g}"
             return Judging(settings, measured, False, why, used=panel.used), fallback
-        judging = Judging(settings, measured, True, said, used=panel.used)
+        judging = Judging(settings, measured, True, said, used=panel.used, cost_of=panel.cost_of)
         held.push(stack.pop_all())
         return judging, _scorer(judging, panel)
 
@@ -183,6 +201,7 @@ class _Panel:
     settings: Judge
     cache: AnswerCache
     seed: int
+    budget: Budget | None = None
     failures: dict[Case, EngineError] = field(default_factory=dict)
     used: Used = field(default_factory=Used)
 
@@ -203,23 +222,85 @@ class _Panel:
         return [read_vote(votes[case, vote]) for vote in range(asked)]
 
     def _ask(self, wanted: Sequence[tuple[Case, int]]) -> dict[tuple[Case, int], str]:
-        """The replies; "" where the call failed."""
+        """The replies; "" where the call failed, or the budget did not hold it."""
         wanted = list(dict.fromkeys(wanted))
-        if not wanted:
-            return {}
-        requests = [self._request(case, vote) for case, vote in wanted]
-        results = self.cache.ask("judge", self.engine, f"judge/{self.engine.model}", requests).results
-        replies = {}
-        for key, result in zip(wanted, results, strict=True):
+        paid = self._affordable(wanted)
+        replies = dict.fromkeys(wanted, "")
+        for case, _ in wanted[len(paid) :]:
+            self.failures[case] = EngineError(OUT_OF_BUDGET)
+        if not paid:
+            return replies
+        requests = [self._request(case, vote) for case, vote in paid]
+        new = [i for i, request in enumerate(requests) if self._open(request)]
+        answers = self.cache.ask("judge", self.engine, self._identity, requests)
+        if self.budget is not None:
+            results = [answers.results[i] for i in new]
+            self.budget.spend(self._payee, [requests[i] for i in new], results, answers.new_s)
+        read = written = 0
+        for key, result in zip(paid, answers.results, strict=True):
+            self.used.again += result.attempts - 1
             if isinstance(result, EngineError):
                 self.failures[key[0]] = result
-                replies[key] = ""
                 continue
             replies[key] = result.text
             self.used.calls += 1
-            self.used.input_tokens += result.usage.prompt_tokens
-            self.used.output_tokens += result.usage.completion_tokens
+            read += result.usage.prompt_tokens
+            written += result.usage.completion_tokens
+        self.used.input_tokens += read
+        self.used.output_tokens += written
+        self.used.usd += self._payee.usd(read, written, answers.elapsed_s)
         return replies
+
+    def refuse_dear(self, cases: Sequence[Case]) -> None:
+        """Raises ConfigError where the budget does not hold every vote on `cases`."""
+        if self.budget is None:
+            return
+        keys = [(case, vote) for case in dict.fromkeys(cases) for vote in range(self.settings.votes)]
+        least = self._most([self._request(case, vote) for case, vote in keys])
+        if not self.budget.holds(least):
+            raise ConfigError(
+                f"the budget does not pay for measuring the judge on its {len(cases)} labelled answers: that may take"
+                f" {least.calls} calls and {least.usd:.6f} USD; raise --budget or --budget-calls, or leave the judge out"
+            )
+
+    def cost_of(self, row: Row, answer: str | None, most_tokens: int) -> Cost:
+        """See `purse.Judged`."""
+        shown = "x" * (ANSWER_BYTES * most_tokens) if answer is None else without_thought(answer)
+        if not row.answers or not shown.strip():
+            return Cost()
+        case = _case(shown, row)
+        requests = [self._request(case, vote) for vote in range(self.settings.votes)]
+        first = [self.cache.text(self._identity, request) for request in requests[:2]]
+        if settled([None if reply is None else read_vote(reply) for reply in first]):
+            return Cost()
+        return self._most(requests)
+
+    def _affordable(self, wanted: list[tuple[Case, int]]) -> list[tuple[Case, int]]:
+        """The first of `wanted`, as many as the budget holds at their most."""
+        if self.budget is None or not self.budget.limited:
+            return wanted
+        cost = Cost()
+        for at, (case, vote) in enumerate(wanted):
+            cost = cost.plus(self._most([self._request(case, vote)]))
+            if not self.budget.holds(cost):
+                self.budget.leave_out("every vote of the judge")
+                return wanted[:at]
+        return wanted
+
+    def _most(self, requests: Sequence[Request]) -> Cost:
+        open_ = [request for request in requests if self._open(request)]
+        return Cost(sum(self._payee.most(request) for request in open_), len(open_))
+
+    def _open(self, request: Request) -> bool:
+        return self.cache.text(self._identity, request) is None
+
+    @property
+    def _identity(self) -> str:
+        return f"judge/{self.engine.model}"
+
+    @property
+    def _payee(self) -> Payee:
+        return NOBODY if self.budget is None or self.budget.judge is None else self.budget.judge
 
     def _request(self, case: Case, vote: int) -> Request:
         return vote_request(case, vote, self.settings.criteria, self.settings.max_tokens, self.seed)

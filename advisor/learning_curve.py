@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from advisor.arm_names import tuning_method
 from advisor.arms import ArmRun, Bench
+from advisor.budget import Cost
 from advisor.materials import Materials
 from advisor.needs import Need
-from advisor.pilots import HEAD_ROWS, PILOT_ROWS, Pilot, head_pilot, lora_pilot
+from advisor.pilots import HEAD_ROWS, PILOT_ROWS, Pilot, head_pilot, kept, lora_pilot, most_seconds
+from advisor.purse import Purse
 from advisor.reasons import Notice
 from advisor.scoring import cells
 from core.engines.base import Engine
@@ -49,6 +51,8 @@ class Curve:
     clusters: NDArray[np.int64] | None
     stopped: bool
     """The pilot on `STOP_ROWS` rows gained nothing, so no larger one was trained for the curve."""
+    unpaid: int = 0
+    """Pilots that the budget did not hold."""
 
     @property
     def top(self) -> int:
@@ -101,6 +105,10 @@ class Curve:
                 f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}); no larger pilot was trained for the curve."
             )
         now = _rate(np.concatenate([p.right for p in self.points if p.rows == self.top]))
+        if self.unpaid and twice is None:
+            return (
+                f"{self.arm}: no learning curve, for the budget did not hold {self.unpaid} of the pilots that it takes."
+            )
         if twice is None or now is None:
             return f"{self.arm}: too few training rows for a curve."
         return (
@@ -147,53 +155,104 @@ def extrapolate(points: Sequence[Point], clusters: NDArray[np.int64] | None, see
     return Estimate(value, min(float(low), value), max(float(high), value), n)
 
 
+def pilots_of(method: str, train_rows: int) -> list[tuple[int, int]]:
+    """Rows, and what is added to the seed, of each pilot that a curve takes beside the arm's own, small ones first.
+
+    None below `LEAST_ROWS` training rows.
+    """
+    most = min(train_rows, HEAD_ROWS if method == "head" else PILOT_ROWS)
+    if most < LEAST_ROWS:
+        return []
+    smallest = most // 4
+    wanted = [(smallest, 0), (smallest, 1), (most // 2, 0)]
+    if most >= 2 * STOP_ROWS and smallest != STOP_ROWS:
+        wanted.append((STOP_ROWS, 0))
+    return sorted(wanted)
+
+
 def learning_curve(
-    bench: Bench, materials: Materials, arm: ArmRun, closed: Mapping[str, float], stop_early: bool
+    bench: Bench,
+    materials: Materials,
+    arm: ArmRun,
+    closed: Mapping[str, float],
+    purse: Purse,
+    stop_early: bool,
 ) -> Curve | None:
     """The curve of a tuned arm on the items it was asked; None below `LEAST_ROWS` training rows.
 
     Args:
         closed: item -> the base's score.
+        purse: a pilot that its budget does not hold is not trained, nor any larger one.
         stop_early: train nothing larger once 50 rows gain nothing (a LoRA pilot costs minutes, a head seconds).
     """
     method = tuning_method(arm.name)
-    most = min(len(bench.train), HEAD_ROWS if method == "head" else PILOT_ROWS)
-    if most < LEAST_ROWS:
+    wanted = pilots_of(method, len(bench.train))
+    if not wanted:
         return None
-    smallest = most // 4
+    most = min(len(bench.train), HEAD_ROWS if method == "head" else PILOT_ROWS)
     base = np.array([closed.get(row.id, math.nan) for row in arm.rows])
     clusters = _clusters(arm)
     points = [Point(most, bench.settings.seed, _right(bench, materials, arm, arm.results))]
-    wanted = [(smallest, 0), (smallest, 1), (most // 2, 0)]
-    if most >= 2 * STOP_ROWS and smallest != STOP_ROWS:
-        wanted.append((STOP_ROWS, 0))
-    stopped = False
-    for rows, shift in sorted(wanted):
-        points.append(_measure(bench, materials, arm, method, rows, bench.settings.seed + shift))
+    stopped, unpaid = False, 0
+    for done, (rows, shift) in enumerate(wanted):
+        point = _measure(bench, materials, arm, method, rows, bench.settings.seed + shift, purse)
+        if point is None:
+            unpaid = len(wanted) - done
+            purse.budget.leave_out(f"the learning curve of {arm.name}")
+            break
+        points.append(point)
         so_far = Curve(arm.name, tuple(points), base, clusters, False)
         if stop_early and rows == STOP_ROWS and so_far.no_gain():
             stopped = True
             break
-    return Curve(arm.name, tuple(points), base, clusters, stopped)
+    return Curve(arm.name, tuple(points), base, clusters, stopped, unpaid)
 
 
-def _measure(bench: Bench, materials: Materials, arm: ArmRun, method: str, rows: int, seed: int) -> Point:
+def _measure(
+    bench: Bench, materials: Materials, arm: ArmRun, method: str, rows: int, seed: int, purse: Purse
+) -> Point | None:
+    """A pilot on `rows` rows, on the arm's items; None where the budget does not hold its training and its calls."""
+    trained = kept(bench.folder, bench.settings, bench.train, method, rows, seed)
+    if not purse.budget.holds(_most(bench, arm, method, rows, trained, purse)):
+        return None
     pilot = _pilot(bench, method, rows, seed)
+    if trained is None:
+        purse.budget.spend_seconds(pilot.train_s)
     engine: Engine = bench.engine
-    requests, identity = arm.requests, f"{bench.model_identity}+{pilot.identity}"
+    requests, identity = arm.requests, _identity(bench, method, pilot.identity)
     if method == "head":
         from tuning.head_engine import load_head
 
-        engine, identity = load_head(pilot.folder, bench.workspace.models), pilot.identity
+        engine = load_head(pilot.folder, bench.workspace.models)
     else:
         requests = tuple(replace(request, adapter=str(pilot.folder)) for request in requests)
+    new = [i for i, request in enumerate(requests) if purse.open(engine, identity, request)]
     try:
         answers = bench.cache.ask(f"{arm.name} on {rows} rows", engine, identity, requests)
     finally:
         if engine is not bench.engine:
             engine.close()
         give_back()
+    if new:
+        results = [answers.results[i] for i in new]
+        purse.budget.spend(purse.budget.base, [requests[i] for i in new], results, answers.new_s)
     return Point(rows, seed, _right(bench, materials, arm, answers.results))
+
+
+def _most(bench: Bench, arm: ArmRun, method: str, rows: int, trained: str | None, purse: Purse) -> Cost:
+    """The most that training a pilot, its calls and their judging cost; `trained` is the identity of one that is there."""
+    seconds = 0.0 if trained is not None else most_seconds(method, rows)
+    cost = Cost(purse.budget.base.seconds_usd(seconds))
+    # A pilot that is still to be trained has answered nothing, so no answer of it is known.
+    identity = _identity(bench, method, trained or "untrained")
+    engine = None if method == "head" else bench.engine
+    for item, request in zip(arm.rows, arm.requests, strict=True):
+        cost = cost.plus(purse.needs(engine, identity, request, item))
+    return cost
+
+
+def _identity(bench: Bench, method: str, pilot: str) -> str:
+    return pilot if method == "head" else f"{bench.model_identity}+{pilot}"
 
 
 def _pilot(bench: Bench, method: str, rows: int, seed: int) -> Pilot:

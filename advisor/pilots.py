@@ -25,6 +25,8 @@ HEAD_ROWS = 5_000
 
 HEAD_ROWS_PER_S = 100.0
 """Rows a second that a head is trained on, on the slowest machine we know (2 cores, no bf16)."""
+OPEN_SECONDS = 30.0
+"""Most that opening a pilot's model takes beside its training."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,32 @@ def head_pilot(
     return Pilot("head", target, len(chosen), identity, _train_s(target))
 
 
-def kept(folder: UseCaseFolder, settings: UseCase, rows: Sequence[Row], method: str) -> bool:
-    """Whether an earlier run has trained the plain pilot of that method on these rows."""
-    chosen = _sample(rows, HEAD_ROWS if method == "head" else PILOT_ROWS, settings.seed)
-    identity = _identity(method, "plain", settings, chosen)
-    return (folder.path / "pilots" / f"{method}-{identity[:16]}" / "origin.json").exists()
+def kept(
+    folder: UseCaseFolder,
+    settings: UseCase,
+    rows: Sequence[Row],
+    method: str,
+    most: int | None = None,
+    seed: int | None = None,
+) -> str | None:
+    """Identity of the plain pilot of that method on these rows, where it has been trained already.
+
+    Args:
+        most, seed: as of `lora_pilot` and `head_pilot`; None: their defaults.
+    """
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
+    most = most or (HEAD_ROWS if method == "head" else PILOT_ROWS)
+    identity = _identity(method, "plain", settings, _sample(rows, most, settings.seed))
+    done = (folder.path / "pilots" / f"{method}-{identity[:16]}" / "origin.json").exists()
+    return identity if done else None
+
+
+def most_seconds(method: str, rows: int) -> float:
+    """Most seconds that training a pilot on at most `rows` rows takes, and opening it."""
+    if method == "head":
+        return min(rows, HEAD_ROWS) / HEAD_ROWS_PER_S + OPEN_SECONDS
+    return PILOT_SECONDS + OPEN_SECONDS
 
 
 def _sample(rows: Sequence[Row], most: int, seed: int) -> list[Row]:

@@ -140,12 +140,14 @@ def _costs(advice: Advice, arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     spent = sum(
         (row.get("usd_per_1k") or 0.0) * len(arm.results) / 1000 for row, arm in zip(arms, advice.arms, strict=True)
     )
+    judged = 0.0 if advice.judging is None else advice.judging.used.usd
     built = sum(row.get("build_usd") or 0.0 for row in arms)
     return {
         **advice.prices._asdict(),
         "total_calls": sum(len(arm.results) for arm in advice.arms),
         "total_s": round(sum(arm.elapsed_s + arm.build_s for arm in advice.arms), 1),
-        "total_usd": spent + built,
+        "judge_usd": judged,
+        "total_usd": spent + built + judged,
         "break_even": [found._asdict() for found in break_even(arms, spent)],
     }
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from advisor import arm_names
 from advisor.answers import Answers
 from advisor.arms import ArmRun, Asked, Bench, prepare
-from advisor.budget import Budget
+from advisor.budget import Budget, Cost
 from advisor.looks import Progress, Step, schedule
 from advisor.outcomes import OutcomeTable
-from advisor.pilots import HEAD_ROWS, HEAD_ROWS_PER_S, PILOT_SECONDS, kept
+from advisor.pilots import kept, most_seconds
+from advisor.purse import Purse
 from advisor.rule import DecisionSettings
 from advisor.spending import LEAST_ITEMS, nominal_levels
 from core.engines.base import Result
@@ -27,8 +28,6 @@ from core.memory import give_back
 from core.progress import say
 from core.types import Request
 
-OPEN_SECONDS = 30.0
-"""Most that opening a pilot's model takes beside its training."""
 PAUSE_S = 12.0
 """Before calls that found no endpoint are tried once more: beyond the pause in which the engine asks nobody (retries.Breaker)."""
 
@@ -48,12 +47,20 @@ class Running:
 
     bench: Bench
     planned: tuple[str, ...]
-    budget: Budget
+    purse: Purse
     order: tuple[int, ...]
     """Indices of the bench's rows in the order in which they are asked."""
     arms: dict[str, _Arm] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
     """Arms whose pilot the budget did not hold."""
+    again: dict[str, int] = field(default_factory=dict)
+    """By arm, requests of calls that found no endpoint and were tried once more."""
+    settle: Callable[[], object] = lambda: None
+    """Scores what was answered: a judge's votes are booked before more is asked."""
+
+    @property
+    def budget(self) -> Budget:
+        return self.purse.budget
 
     def runs(self) -> tuple[ArmRun, ...]:
         """Every arm that was asked, in the plan's order, its rows in the bench's order."""
@@ -87,21 +94,24 @@ class Running:
             for name in names:
                 self._ask_arm(name, size)
             give_back()
+            if self.budget.limited:
+                self.settle()
             reached = size
             if reached == step.items:
                 return reached
 
     def _prepare(self, name: str) -> bool:
         """Build the arm; False where the budget does not hold what training its pilot may cost, and it is left out."""
-        if self.budget.usd is not None and name not in self.left_out:
-            seconds = build_seconds(self.bench, name)
-            if seconds and not self.budget.holds(self.budget.seconds_usd(seconds), 0):
-                self.left_out.add(name)
-                say(f"{name}: training its pilot may take more than the budget has left; it is left out")
+        seconds = build_seconds(self.bench, name)
         if name in self.left_out:
             return False
+        if seconds and not self.budget.holds(Cost(self.budget.base.seconds_usd(seconds))):
+            self.left_out.add(name)
+            say(f"{name}: training its pilot may take more than the budget has left; it is left out")
+            return False
         asked = prepare(self.bench, name)
-        self.budget.spent_usd += self.budget.seconds_usd(asked.build_s)
+        if seconds:
+            self.budget.spend_seconds(asked.build_s)
         self.arms[name] = _Arm(asked)
         return True
 
@@ -109,22 +119,23 @@ class Running:
         """The most items, up to `items`, whose open calls the budget holds at their worst price."""
         if not self.budget.limited:
             return items
-        usd, calls = 0.0, 0
+        cost = Cost()
         for size in range(items):
-            row = self.order[size]
-            for name in names:
-                arm = self.arms[name]
-                # A head is no model that calls are paid for; what was answered before is free.
-                paid = arm.asked.engine is self.bench.engine
-                if paid and row not in arm.results and not self._known(arm, row):
-                    usd += self.budget.worst_usd(arm.asked.requests[row])
-                    calls += 1
-            if not self.budget.holds(usd, calls):
+            cost = cost.plus(self.needs(names, self.order[size]))
+            if not self.budget.holds(cost):
                 return size
         return items
 
-    def _known(self, arm: _Arm, row: int) -> bool:
-        return self.bench.cache.knows(arm.asked.identity, arm.asked.requests[row])
+    def needs(self, names: Sequence[str], row: int) -> Cost:
+        """The most that the answers to one row cost that the arms of `names` have not given yet."""
+        cost = Cost()
+        for arm in (self.arms[name] for name in names):
+            if row not in arm.results:
+                asked = arm.asked
+                cost = cost.plus(
+                    self.purse.needs(asked.engine, asked.identity, asked.requests[row], self.bench.rows[row])
+                )
+        return cost
 
     def _ask_arm(self, name: str, size: int) -> None:
         arm = self.arms[name]
@@ -132,15 +143,14 @@ class Running:
         if not rows:
             return
         requests = [arm.asked.requests[row] for row in rows]
-        new = [row for row in rows if not self._known(arm, row)]
+        new = [row for row in rows if self.purse.open(arm.asked.engine, arm.asked.identity, arm.asked.requests[row])]
         answers = self._answers(name, requests)
         arm.results |= dict(zip(rows, answers.results, strict=True))
         arm.elapsed_s += answers.elapsed_s
         arm.cached += answers.cached
-        if arm.asked.engine is self.bench.engine:
-            by_row = dict(zip(rows, answers.results, strict=True))
+        if new:
             spent = [arm.asked.requests[row] for row in new]
-            self.budget.spend(spent, [by_row[row] for row in new], answers.new_s)
+            self.budget.spend(self.budget.base, spent, [arm.results[row] for row in new], answers.new_s)
 
     def _answers(self, name: str, requests: Sequence[Request]) -> Answers:
         arm = self.arms[name]
@@ -154,6 +164,7 @@ class Running:
             lost = [r for r in answers.results if isinstance(r, EngineUnavailable)]
             if lost:
                 say(f"{name}: {len(lost)} calls found no endpoint; trying those once more in {PAUSE_S:g} s")
+                self.again[name] = self.again.get(name, 0) + sum(result.attempts for result in lost)
                 time.sleep(PAUSE_S)
                 answers = ask()
                 lost = [r for r in answers.results if isinstance(r, EngineUnavailable)]
@@ -167,11 +178,11 @@ class Running:
 
 
 @contextmanager
-def running(bench: Bench, planned: Sequence[str], budget: Budget) -> Iterator[Running]:
+def running(bench: Bench, planned: Sequence[str], purse: Purse) -> Iterator[Running]:
     """The arms of a run, none of them asked; pilots' engines are closed at the end."""
     order = sorted(range(len(bench.rows)), key=lambda i: bench.rows[i].id)
     random.Random(bench.settings.seed).shuffle(order)
-    run = Running(bench, tuple(planned), budget, tuple(order))
+    run = Running(bench, tuple(planned), purse, tuple(order))
     try:
         yield run
     finally:
@@ -234,14 +245,12 @@ def _step_by_step(
 
 def build_seconds(bench: Bench, arm: str) -> float:
     """Most seconds that building the arm takes; 0 where it needs nothing, or has it."""
-    if arm_names.family(arm) not in (arm_names.TUNE, arm_names.TUNE_RETRIEVED):
+    if arm_names.family(arm) not in (arm_names.TUNE, arm_names.TUNE_RETRIEVED, arm_names.TUNE_ORACLE):
         return 0.0
     method = arm_names.tuning_method(arm)
     if arm_names.family(arm) == arm_names.TUNE and kept(bench.folder, bench.settings, bench.train, method):
         return 0.0
-    if method == "head":
-        return min(len(bench.train), HEAD_ROWS) / HEAD_ROWS_PER_S + OPEN_SECONDS
-    return PILOT_SECONDS + OPEN_SECONDS
+    return most_seconds(method, len(bench.train))
 
 
 def _out_of_budget(run: Running, progress: Progress, reached: int) -> None:
@@ -249,10 +258,10 @@ def _out_of_budget(run: Running, progress: Progress, reached: int) -> None:
     progress.stopped_by = "budget"
     if not any(arm.results for arm in run.arms.values()):
         first = [name for name in run.planned if name in run.arms]
-        least = sum(run.budget.worst_usd(run.arms[name].asked.requests[run.order[0]]) for name in first)
+        least = run.needs(first, run.order[0])
         raise ConfigError(
-            f"the budget does not pay for one item in {len(first)} arms: that may take {len(first)} calls"
-            f" and {least:.6f} USD; raise --budget or --budget-calls"
+            f"the budget does not pay for one item in {len(first)} arms: that may take {least.calls} calls"
+            f" and {least.usd:.6f} USD; raise --budget or --budget-calls"
         )
     say(f"the budget is used up after {reached} items; deciding on what there is")
 

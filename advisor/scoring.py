@@ -46,6 +46,8 @@ def _cell(row: Row, result: Result, scorer: Scorer, form: FormSpec, refusals: Se
     cell: dict[str, Any] = {"item": row.id}
     if row.cluster is not None:
         cell["cluster"] = row.cluster
+    if result.attempts > 1:
+        cell["attempts"] = result.attempts
     if isinstance(result, EngineError):
         return {**cell, "outcome": "error", "answer": "", "error": str(result)}
     cell |= {

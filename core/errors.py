@@ -73,6 +73,9 @@ class ArtifactError(TuneforkError):
 class EngineError(TuneforkError):
     """A model call failed. Never scored as a wrong answer."""
 
+    attempts: int = 1
+    """Requests that were sent for it."""
+
 
 class EngineUnavailable(EngineError):
     """The engine cannot be reached or has crashed."""

@@ -75,6 +75,10 @@ class Judge(BaseModel):
     """What makes an answer right, beside saying the same as the gold answer."""
     max_tokens: int = Field(default=64, ge=1)
     """Longest reply of the judge; one that reasons first needs more."""
+    input_usd_per_1m: float | None = Field(default=None, ge=0)
+    """Price of a remote judge's input tokens; None: as the base model's."""
+    output_usd_per_1m: float | None = Field(default=None, ge=0)
+    """Likewise of its output tokens."""
 
 
 def _listed(value: object) -> object:

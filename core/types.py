@@ -138,6 +138,8 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One a token of the answer, the end-of-turn token left out; None where none were asked for."""
+    attempts: int = 1
+    """Requests that it took: an endpoint may fail and be asked again."""
 
 
 @dataclass(frozen=True, slots=True)

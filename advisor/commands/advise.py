@@ -37,7 +37,7 @@ from core.workspace import Workspace, open_workspace
 @click.option("--machine-usd-per-hour", type=float, default=0.10, show_default=True, help="Price of this machine.")
 @click.option("--full", is_flag=True, help="Ask every arm every item; the default stops once the verdict stands.")
 @click.option("--budget", "budget_usd", type=float, metavar="USD", help="Most US dollars this run may spend.")
-@click.option("--budget-calls", type=int, metavar="N", help="Most calls of the base model this run may make.")
+@click.option("--budget-calls", type=int, metavar="N", help="Most calls of base model and judge it may make.")
 @click.option("--learning-curve", "lora_curve", is_flag=True, help="Draw the learning curve of a LoRA pilot too.")
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be run, and its calls, tokens, time and money; run nothing."
@@ -95,7 +95,7 @@ def command(
         from advisor.dry_run import dry_run as estimate_run
         from advisor.dry_run import print_estimate
 
-        estimate = estimate_run(settings, wanted, prices, budget_usd, budget_calls)
+        estimate = estimate_run(settings, wanted, prices, budget_usd, budget_calls, lora_curve, engine)
         click.echo(json.dumps(estimate, indent=2, ensure_ascii=False)) if as_json else print_estimate(estimate)
         return
 
@@ -122,6 +122,8 @@ def command(
     click.echo(advice.extras["sequential"]["why"])
     if advice.extras["budget"] is not None:
         click.echo(advice.extras["budget"]["text"])
+    if advice.extras["retries"] is not None:
+        click.echo(advice.extras["retries"]["text"])
     for curve in advice.extras["learning_curve"] or ():
         click.echo(curve["text"])
     unasked = [absent.arm for absent in advice.plan.absent if absent.why == NOT_ASKED]

@@ -44,7 +44,7 @@ class RemoteEngine:
         name: str | None = None,
         api_key: str | None = None,
         context_window: int | None = None,
-        adapters: Mapping[str, str] | None = None,
+        adapters: Mapping[str, str | Mapping[str, Any]] | None = None,
         extra: Mapping[str, Any] | None = None,
         concurrency: int = CONCURRENCY,
         timeout_s: float = TIMEOUT_S,
@@ -56,7 +56,8 @@ class RemoteEngine:
             model: the model's name at the endpoint.
             name: the name the user wrote for it; `model` when None.
             api_key: None: TUNEFORK_API_KEY, else OPENAI_API_KEY, else no key.
-            adapters: model names at the endpoint by adapter folder; looked up when a request asks for an adapter.
+            adapters: by adapter folder, its model name at the endpoint or the fields of a request that ask for it; looked
+                up when a request wants an adapter.
             extra: fields added to every request, for endpoints that know more than OpenAI's.
         """
         parts = urlsplit(base_url)
@@ -166,7 +167,11 @@ class RemoteEngine:
         """The answer, after as many attempts as it is worth."""
         attempt = 0
         while True:
-            self._breaker.check(self._url)
+            try:
+                self._breaker.check(self._url)
+            except EngineUnavailable as exc:
+                exc.attempts = attempt
+                raise
             attempt += 1
             sent = _Sent()
             try:
@@ -189,10 +194,11 @@ class RemoteEngine:
                 wait_s, again = None, isinstance(exc, httpx.TransportError)
             else:
                 self._breaker.succeeded()
-                return completion
+                return replace(completion, attempts=attempt)
             if sent.pieces or not again or attempt >= self._retrying.attempts:
                 if isinstance(error, EngineUnavailable) and not sent.pieces:
                     self._breaker.failed()
+                error.attempts = attempt
                 raise error
             await asyncio.sleep(self._retrying.pause_s(attempt, wait_s))
 
@@ -203,9 +209,8 @@ class RemoteEngine:
                 timeout=httpx.Timeout(self._timeout_s, connect=min(10.0, self._timeout_s)),
                 trust_env=self._trust_env,
             )
-        body = (
-            wire.body(request, self._endpoint_model(request), self._length_field, stream=out is not None) | self._extra
-        )
+        body = wire.body(request, self._model, self._length_field, stream=out is not None)
+        body |= {**self._extra, **self._adapter_fields(request)}
         url = f"{self._url}/{wire.path(request)}"
         started = time.monotonic()
         if out is None:
@@ -244,15 +249,17 @@ class RemoteEngine:
         answered = wire.Answered(text, reason, end.usage, end.tool_calls, tuple(end.logprobs))
         return self._completion(request, answered, started)
 
-    def _endpoint_model(self, request: Request) -> str:
+    def _adapter_fields(self, request: Request) -> Mapping[str, Any]:
+        """What asks for the request's adapter."""
         if request.adapter is None:
-            return self._model
+            return {}
         if request.adapter not in self._adapters:
             raise EngineError(
                 f"{self._url}: an endpoint cannot load the adapter {request.adapter};"
                 " serve the adapter's use case with a model on this machine"
             )
-        return self._adapters[request.adapter]
+        asked = self._adapters[request.adapter]
+        return {"model": asked} if isinstance(asked, str) else asked
 
     def _completion(self, request: Request, answered: wire.Answered, started: float) -> Completion:
         usage = answered.usage

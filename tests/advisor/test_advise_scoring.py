@@ -104,6 +104,60 @@ def test_a_judge_that_agrees_with_people_scores_and_its_agreement_is_shown(
     assert "'I like trains.'" in warnings["judge_no_verdict"]
 
 
+@pytest.mark.parametrize("calls", [81, 95, 130])
+def test_calls_of_base_and_judge_together_are_within_the_budget(
+    workspace: Workspace,
+    project: Path,
+    engines: dict[str, ScriptedEngine],
+    calls: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engines |= {"base": ScriptedEngine(paraphrase, name="base"), "judge": ScriptedEngine(sees_letters, name="judge")}
+    labelled(project)
+    toml = declare(project, f'base_model = "base"\n{JUDGE}')
+    # Measuring the judge takes 80 calls; an item takes one call of the base and two to four of the judge.
+    if calls == 81:
+        assert main(["advise", toml, "--budget-calls", "81"]) == 2
+        assert "does not pay for one item in 1 arms: that may take 5 calls" in capsys.readouterr().err
+        return
+    verdict, report = run(capsys, workspace, toml, "--budget-calls", str(calls), "--full")
+    spent = len(engines["base"].requests) + len(engines["judge"].requests)
+    assert calls - 5 < spent == report["budget"]["calls_spent"] <= calls
+    assert report["budget"]["stopped"]
+    closed = verdict["arms"]["closed"]
+    assert 0 < closed["n"] + closed["error"] == len(engines["base"].requests) < 24
+    assert report["judge"]["judged"] == len(engines["base"].requests)
+
+
+def test_a_budget_that_does_not_hold_the_judges_measurement_spends_nothing(
+    workspace: Workspace, project: Path, engines: dict[str, ScriptedEngine], capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines |= {"base": ScriptedEngine(paraphrase, name="base"), "judge": ScriptedEngine(sees_letters, name="judge")}
+    labelled(project)
+    toml = declare(project, f'base_model = "base"\n{JUDGE}')
+    assert main(["advise", toml, "--budget-calls", "79"]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert "measuring the judge on its 20 labelled answers: that may take 80 calls" in err
+    assert engines["base"].requests == engines["judge"].requests == []
+    far = JUDGE.replace('"judge"', '"judge@http://127.0.0.1:9/v1"')
+    assert main(["advise", declare(project, f'base_model = "base"\n{far}'), "--budget", "1"]) == 2
+    assert "needs the prices of the remote judge" in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_the_judge(
+    workspace: Workspace, project: Path, engines: dict[str, ScriptedEngine], capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled(project)
+    far = JUDGE.replace('"judge"', '"judge@http://127.0.0.1:9/v1"') + "input_usd_per_1m = 2.0\n"
+    toml = declare(project, f'base_model = "base"\n{far}')
+    for calls, enough in ((151, False), (152, True)):
+        assert main(["advise", toml, "--dry-run", "--json", "--budget-calls", str(calls)]) == 0
+        estimate = json.loads(capsys.readouterr().out)
+        assert [(arm["arm"], arm["calls"]) for arm in estimate["arms"]] == [("closed", 24), ("judge", 80 + 2 * 24)]
+        assert estimate["budget"]["enough"] is enough
+    assert estimate["arms"][1]["usd"] == pytest.approx(estimate["arms"][1]["input_tokens"] * 2e-6, abs=1e-5)
+
+
 @pytest.mark.parametrize("n", [0, 20], ids=["no labels", "disagrees"])
 def test_a_judge_that_has_not_shown_agreement_decides_nothing(
     workspace: Workspace,

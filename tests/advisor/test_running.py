@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from advisor.pilots import Pilot
 from core.cli import main
 from core.engines.remote import RemoteEngine
 from core.engines.retries import Retrying
@@ -109,7 +110,6 @@ def test_a_budget_in_dollars_is_kept_at_the_prices_of_what_was_really_billed(
         (["--budget", "-1"], "--budget is -1"),
         (["--budget", "nan"], "--budget is nan"),
         (["--budget", "1", "--base-model", "m@http://127.0.0.1:9/v1"], "needs the prices"),
-        (["--budget", "1", "--learning-curve"], "exclude each other"),
         (["--constraint", "must_cite", "--arms", "prompt"], "must_cite leaves only retrieval"),
         (["--constraint", "freshness", "--constraint", "freshness=no"], "is given as True and as False"),
     ],
@@ -147,6 +147,52 @@ def test_a_dry_run_says_whether_the_budget_holds_it_all(
     for calls, enough in (("100", False), ("120", True)):
         assert main(["advise", "capitals", *args, "--budget-calls", calls]) == 0
         assert json.loads(capsys.readouterr().out)["budget"]["enough"] is enough
+
+
+@pytest.fixture
+def curves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pilots that know the answers and cost no training; filled with the rows of each that was wanted."""
+    rows: list[int] = []
+
+    def pilot(*args: Any, most: int = 200, seed: int | None = None, **_: Any) -> Pilot:
+        rows.append(min(most, len(args[3])))
+        return Pilot("lora", Path(f"pilot-{rows[-1]}-{seed}"), rows[-1], f"pilot-{rows[-1]}-{seed}", 0.0)
+
+    monkeypatch.setattr("advisor.arms.lora_pilot", pilot)
+    monkeypatch.setattr("advisor.learning_curve.lora_pilot", pilot)
+    return rows
+
+
+@pytest.mark.parametrize("calls", [130, 300])
+def test_a_learning_curve_is_drawn_as_far_as_the_budget_goes(
+    workspace: Workspace, project: Path, base: Any, curves: list[int], calls: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def learnt(request: Request) -> str:
+        return "I like trains." if request.adapter is None else request.messages[-1].content.split()[-1]
+
+    engine = base(learnt)
+    write_rows(project / "train.jsonl", [{"id": f"t{i}", "question": f"Say {i}", "answer": f"{i}"} for i in range(60)])
+    options = ["--train", str(project / "train.jsonl"), "--arms", "tune:lora", "--learning-curve", "--full"]
+    verdict = run(capsys, project, *options, "--budget-calls", str(calls))
+    report = report_of(workspace, "capitals", verdict)
+    assert len(engine.requests) == report["budget"]["calls_spent"] <= calls
+    (curve,) = report["learning_curve"]
+    # Closed and the arm take 120 calls, each of three pilots more 60.
+    assert curves == ([60] if calls == 130 else [60, 15, 15, 30])
+    assert len(curve["points"]) == len(curves)
+    assert ("the learning curve of tune:lora" in report["budget"]["text"]) == (calls == 130)
+    assert ("budget did not hold 3 of the pilots" in curve["text"]) == (calls == 130)
+
+
+def test_a_dry_run_counts_the_learning_curve(
+    project: Path, home: Path, base: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(project / "train.jsonl", [{"id": f"t{i}", "question": f"Say {i}", "answer": f"{i}"} for i in range(60)])
+    options = ["--eval", str(project / "eval.jsonl"), "--train", str(project / "train.jsonl"), "--arms", "tune:lora"]
+    assert main(["advise", "capitals", *options, "--learning-curve", "--dry-run", "--json"]) == 0
+    arms = {arm["arm"]: arm for arm in json.loads(capsys.readouterr().out)["arms"]}
+    assert arms["tune:lora learning curve"]["calls"] == 3 * 60
+    assert arms["tune:lora learning curve"]["usd"] > arms["tune:lora"]["usd"]
 
 
 def dies_after(endpoint: Endpoint, answers: int) -> None:
@@ -201,14 +247,21 @@ def test_an_endpoint_that_dies_midway_costs_no_answer_and_scores_none_as_wrong(
 def test_calls_that_fail_once_are_tried_again(
     workspace: Workspace, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    refused: list[int] = []
     with serving(ScriptedEngine(knows_only_its_passages)) as endpoint:
 
         def hiccup(handler: Any, _body: Any) -> bool:
-            return len(endpoint.bodies) % 9 == 0 and send(handler, 503, '{"error": {"message": "busy"}}')
+            if len(endpoint.bodies) % 9:
+                return False
+            refused.append(len(endpoint.bodies))
+            return send(handler, 503, '{"error": {"message": "busy"}}')
 
         endpoint.trouble = hiccup
         verdict = run(capsys, project, "--base-model", f"m@{endpoint.url}")
     assert verdict["route"] == "rag"
+    retries = report_of(workspace, "capitals", verdict)["retries"]
+    assert retries["requests"] == sum(retries["by_arm"].values()) == len(refused) > 0
+    assert f"{len(refused)} requests were sent again" in retries["text"]
     assert {arm["error"] for arm in verdict["arms"].values()} == {0}
 
 
