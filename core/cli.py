@@ -120,6 +120,9 @@ def main(args: list[str] | None = None) -> int:
         return _report(exc)
 
 
+_BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
+
 def _report(exc: Exception) -> int:
     from core.errors import TuneforkError, UserError
 
@@ -129,6 +132,8 @@ def _report(exc: Exception) -> int:
         return _fail(str(exc), 2)
     if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
         return _fail(f"the disk is full{_at(exc)}; free some space and run the same command again", 2)
+    if isinstance(exc, OSError) and exc.errno in _BARRED and exc.filename:
+        return _fail(f"{exc.filename}: cannot be used ({exc.strerror}); mend its rights, or name another place", 2)
     if isinstance(exc, TuneforkError):
         return _fail(str(exc), 1)
     text = str(exc).strip().splitlines()

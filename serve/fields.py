@@ -86,10 +86,12 @@ Stop = Annotated[
 
 
 def _nullable(schema: dict[str, Any]) -> None:
-    """Let the JSON schema say that a field which may be left out may also be null."""
+    """Let the JSON schema say that a field which may be left out, or is not known, may be null."""
     for name, field in schema.get("properties", {}).items():
         if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
             schema["properties"][name] = {"anyOf": [field, {"type": "null"}]}
+    if schema.get("additionalProperties") is False:
+        schema["additionalProperties"] = {"type": "null"}
 
 
 class Strict(BaseModel):

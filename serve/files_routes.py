@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 
 from serve.errors import ERRORS, ApiError
 from serve.files import PURPOSES, EmptyFile, StoredFile
@@ -67,10 +67,14 @@ class FileDeleted(BaseModel):
 async def create_file(request: Request) -> FileOut:
     """Keep a file for `purpose` assistants or user_data (vector stores) or fine-tune."""
     services = services_of(request)
+    if request.headers.get("content-type", "").startswith("application/json"):
+        raise ApiError(400, "the body must be multipart/form-data", code="invalid_body")
     try:
         form = await request.form(max_files=2, max_fields=16)
-    except MultiPartException as exc:
-        raise ApiError(400, f"the body is not multipart/form-data: {exc.message}", code="invalid_body") from exc
+    except HTTPException as exc:
+        if exc.status_code != 400:
+            raise
+        raise ApiError(400, f"the body is not multipart/form-data: {exc.detail}", code="invalid_body") from exc
     try:
         file, purpose = _fields(form)
         if file.size is not None and file.size > services.options.max_file_bytes:

@@ -10,6 +10,7 @@ import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import SERVER, ApiError, internal_error
@@ -54,6 +55,8 @@ class RequestId:
             if not started:
                 error = ApiError(503, "the server is stopping", type_=SERVER, code="stopping")
                 await error.response()(scope, receive, send_with_id)
+        except ClientDisconnect:
+            log.info("%s: the client left before its request was whole", request_id)
         except Exception:
             log.exception("%s failed", request_id)
             if started:

@@ -44,7 +44,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The response; with `stream`, its events as server-sent events.",
         "content": {
             "application/json": {"schema": {"type": "object", "required": ["id", "object", "status", "output"]}},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {},
         },
     },
     **ERRORS,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from serve.fields import Strict, Text, at
+from serve.fields import OnlyFalse, Strict, Text, at
 
 MAX_BATCH = 2000
 
@@ -107,7 +107,7 @@ class SearchIn(Strict):
     filters: dict[str, Any] | None = None
     max_num_results: Annotated[int, Field(ge=1, le=50)] = 10
     ranking_options: RankingOptions = RankingOptions()
-    rewrite_query: Literal[False] = False
+    rewrite_query: OnlyFalse = False
 
     def texts(self) -> list[str]:
         return [self.query] if isinstance(self.query, str) else list(self.query)

@@ -30,6 +30,9 @@ MAX_ADAPTERS = 8
 
 LONGEST_PAUSE_S = 60.0
 
+ENDING_S = 2.0
+"""What a server that has broken off an answer may take to be gone; its engine's end comes before its own."""
+
 
 class VllmEngine:
     """Owns one vLLM server and the adapters loaded into it.
@@ -108,8 +111,12 @@ class VllmEngine:
             def read(i: int, result: Result) -> Result:
                 # Once an answer: reading gives the calls in it their ids.
                 if i not in answered:
-                    found = with_calls(requests[places[i]], result) if isinstance(result, Completion) else result
-                    answered[i] = found
+                    if isinstance(result, Completion):
+                        answered[i] = with_calls(requests[places[i]], result)
+                    else:
+                        # One wait a batch: where the server lives, every other failure would cost it again.
+                        failed_before = any(isinstance(one, EngineError) for one in answered.values())
+                        answered[i] = self._explained(server, result, 0.0 if failed_before else ENDING_S)
                 return answered[i]
 
             report = None if on_done is None else lambda i, result: on_done(places[i], read(i, result))
@@ -125,7 +132,7 @@ class VllmEngine:
         with self._in_use(self._wanted_rank([request])) as server:
             try:
                 yield from read_calls(request, server.remote.stream(self._prepared(server, request)))
-            except EngineUnavailable as exc:
+            except EngineError as exc:
                 raise self._explained(server, exc) from exc
 
     def close(self) -> None:
@@ -202,9 +209,9 @@ class VllmEngine:
         pause_s = min(2.0**self._crashes, LONGEST_PAUSE_S) if self._crashes > 1 else 0.0
         self._not_before = time.monotonic() + pause_s
 
-    def _explained(self, server: VllmServer, exc: EngineUnavailable) -> EngineUnavailable:
-        """`exc`, or the last words of a server that is gone."""
-        if server.ended_within(2.0):
+    def _explained(self, server: VllmServer, exc: EngineError, wait_s: float = ENDING_S) -> EngineError:
+        """`exc`, or the last words of a server that is gone: its end breaks answers off in more than one way."""
+        if type(exc) in (EngineError, EngineUnavailable) and server.ended_within(wait_s):
             return EngineUnavailable(f"vLLM crashed: {server.last_line} (log: {server.log})")
         return exc
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from serve.files import EmptyFile, Files, safe_name
 from serve.listing import listing
 from serve.services import Options
 from serve.state import MIGRATIONS, State
-from tests.serve.conftest import Server
+from tests.serve.conftest import Server, wait_until
 
 Serve = Callable[..., Server]
 
@@ -171,3 +173,37 @@ def test_state_of_a_newer_version_is_refused_and_of_this_one_reopened(workspace:
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     with pytest.raises(Exception, match="upgrade Tunefork"):
         State(workspace.path)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"no boundary"),
+        ("application/json", b"{}"),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="' + b"a" * 9000 + b'"\r\n\r\n',
+        ),
+    ],
+)
+def test_body_that_is_no_multipart_is_told_so(serve: Serve, content_type: str, body: bytes) -> None:
+    answer = httpx.post(f"{serve().url}/v1/files", content=body, headers={"Content-Type": content_type})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_body")
+    assert "multipart/form-data" in answer.json()["error"]["message"]
+
+
+def test_client_that_leaves_in_mid_upload_leaves_nothing_and_is_no_error_of_ours(
+    serve: Serve, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve()
+    url = httpx.URL(server.url)
+    head = (
+        b"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: 99999\r\ncontent-type: multipart/form-data; boundary=x"
+    )
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf'
+    with caplog.at_level(logging.INFO, "tunefork"):
+        with socket.create_connection((url.host, url.port or 80)) as connection:
+            connection.sendall(head + b"\r\n\r\n" + part)
+        wait_until(lambda: "the client left" in caplog.text)
+    assert "Traceback" not in caplog.text
+    assert list((workspace.path / "server" / "files").iterdir()) == []
