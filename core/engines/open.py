@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from core.engines.adapters import AdapterError, adapter_config, rank
 from core.engines.base import Engine
@@ -14,14 +17,21 @@ from core.workspace import Workspace
 ENGINES = ("auto", "transformers", "llamacpp", "vllm")
 
 
-def open_engine(base_model: str, workspace: Workspace, engine: str = "auto") -> Engine:
+def open_engine(
+    base_model: str,
+    workspace: Workspace,
+    engine: str = "auto",
+    to_gguf: Callable[[str, Path, Path], None] | None = None,
+) -> Engine:
     """An engine for `base_model`; the caller closes it.
 
     Args:
         base_model: a starter's name, a folder, a hub id, or MODEL@URL for any OpenAI-compatible endpoint.
-        engine: auto (llama.cpp for a GGUF file on a CPU where its extra is installed and no adapter needs the
-            other, in-process transformers for every other model on this machine), transformers, llamacpp, vllm, or the
+        engine: auto (llama.cpp for a GGUF file on a CPU where its extra is installed and that has no adapters,
+            in-process transformers for every other model on this machine), transformers, llamacpp, vllm, or the
             URL of an OpenAI-compatible endpoint that serves `base_model`.
+        to_gguf: writes an adapter of a model as a GGUF file (model, adapter's folder, file), so that llama.cpp can answer
+            with it; None: it answers with the base model only.
 
     Raises:
         UnknownName: no such engine or model.
@@ -54,7 +64,10 @@ def open_engine(base_model: str, workspace: Workspace, engine: str = "auto") -> 
         file = gguf_file(base_model)
         if file is None:
             raise ConfigError(f"the llamacpp engine needs a GGUF file, and base model {base_model!r} is none")
-        return LlamaCppEngine(file, name)
+        if to_gguf is None:
+            return LlamaCppEngine(file, name)
+        known_adapters = [str(folder) for folder, _ in _adapters(workspace, name, active=True)]
+        return LlamaCppEngine(file, name, convert=partial(to_gguf, base_model), adapters=known_adapters)
     folder = local_folder(base_model, workspace.models)
     if engine == "vllm":
         from core.engines.vllm import VllmEngine
@@ -86,12 +99,18 @@ def default_engine(base_model: str, workspace: Workspace) -> str:
 
 def _largest_rank(workspace: Workspace, model: str) -> int:
     """Largest rank of the adapters in `workspace` that belong to `model`; 0 when there are none."""
-    ranks = [0]
+    return max((rank(config) for _, config in _adapters(workspace, model)), default=0)
+
+
+def _adapters(workspace: Workspace, model: str, *, active: bool = False) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folder and configuration of each LoRA adapter of `model`; with `active` only of those in force."""
     for name in workspace.names():
         adapters = workspace.use_case(name).adapters
         for version in adapters.all():
+            folder = adapters.folder / version
+            if active and folder != adapters.active():
+                continue
             try:
-                ranks.append(rank(adapter_config(adapters.folder / version, model)))
+                yield folder, adapter_config(folder, model)
             except AdapterError:
                 continue  # of another model, or a head
-    return max(ranks)

@@ -64,13 +64,13 @@ def _asking(name: str, url: str | None, api_key: str | None, engine: str, max_to
     if url is not None:
         yield asking.at_server(url, api_key, name, max_tokens)
         return
-    from core.engines.open import open_engine
     from core.errors import Locked
     from core.workspace import open_workspace
     from serve.catalog import Catalog
+    from serve.opening import opener
 
     workspace = open_workspace()
-    catalog = Catalog(workspace, lambda model: open_engine(model, workspace, engine=engine))
+    catalog = Catalog(workspace, opener(workspace, engine))
     try:
         yield asking.in_process(catalog, name, max_tokens)
     except Locked as exc:
