@@ -67,6 +67,7 @@ def create_app(
             yield
         finally:
             app.state.phase = "stopping"
+            workers.close()
             services.close()
 
     app = FastAPI(

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rag.filters import Filter
 
 
+Span = tuple[float, float]
+"""Start and end, by the monotonic clock."""
+
+
 @dataclass
 class Asked:
     """One answer in the making."""
@@ -33,6 +37,9 @@ class Asked:
     """What a canary's draw came to; "" where there is none."""
     retrieval_s: float | None = None
     """None where nothing was retrieved."""
+    retrievals: list[Span] = field(default_factory=list)
+    answers: list[Span] = field(default_factory=list)
+    """One a choice: from its start in the worker to its end, its retrieval included."""
 
 
 _ASKED: ContextVar[Asked | None] = ContextVar("asked", default=None)
@@ -41,11 +48,12 @@ _ASKED: ContextVar[Asked | None] = ContextVar("asked", default=None)
 @contextmanager
 def asking(asked: Asked) -> Iterator[None]:
     """The block, which must end in the thread it began in, works for `asked`."""
-    token = _ASKED.set(asked)
+    token, started = _ASKED.set(asked), time.monotonic()
     try:
         yield
     finally:
         _ASKED.reset(token)
+        asked.answers.append((started, time.monotonic()))
 
 
 @contextmanager
@@ -55,7 +63,9 @@ def retrieving() -> Iterator[None]:
     yield
     asked = _ASKED.get()
     if asked is not None:
-        asked.retrieval_s = (asked.retrieval_s or 0.0) + time.monotonic() - started
+        ended = time.monotonic()
+        asked.retrieval_s = (asked.retrieval_s or 0.0) + ended - started
+        asked.retrievals.append((started, ended))
 
 
 class Filtering(Protocol):

@@ -11,21 +11,23 @@ from core import types
 from core.types import Completion, Sampling
 from serve.answering import ClientGone, answering, nobody_reads
 from serve.catalog import Served
-from serve.errors import ERRORS
 from serve.fields import bias_of
 from serve.schemas import ChatRequest, ChatResponse, ChoiceOut, MessageOut
-from serve.streaming import EventStream, Head, calls_out, events, head_of, logprobs_out, sources_out, usage_out
+from serve.streaming import (
+    EventStream,
+    Head,
+    calls_out,
+    events,
+    head_of,
+    logprobs_out,
+    sources_out,
+    streamed_or_whole,
+    usage_out,
+)
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "model": ChatResponse,
-        "description": "The answer; with `stream`, chunks as server-sent events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    },
-    **ERRORS,
-}
+_RESPONSES = streamed_or_whole(ChatResponse, "The answer")
 
 
 @router.post("/chat/completions", response_model=None, responses=_RESPONSES, operation_id="create_chat_completion")

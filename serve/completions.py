@@ -18,7 +18,7 @@ from core.errors import NotHonoured
 from core.types import Completion, Delta, Message, Sampling, TokenLogprob
 from serve.answering import Answering, ClientGone, answering, nobody_reads
 from serve.catalog import Served
-from serve.errors import ERRORS, as_api_error
+from serve.errors import as_api_error
 from serve.fields import (
     Bias,
     ModelName,
@@ -35,7 +35,17 @@ from serve.fields import (
     texts_or_ids,
 )
 from serve.schemas import MAX_CHOICES, AnsweredBy, SourceOut, StreamOptions, UsageOut, is_none
-from serve.streaming import DONE, EventStream, Head, data_line, error_event, head_of, sources_out, usage_out
+from serve.streaming import (
+    DONE,
+    EventStream,
+    Head,
+    data_line,
+    error_event,
+    head_of,
+    sources_out,
+    streamed_or_whole,
+    usage_out,
+)
 
 MAX_PROMPTS = 128
 DEFAULT_MAX_TOKENS = 16
@@ -121,14 +131,7 @@ class CompletionResponse(BaseModel):
 
 router = APIRouter(prefix="/v1", tags=["completions"])
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "model": CompletionResponse,
-        "description": "The continuations; with `stream`, chunks as server-sent events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    },
-    **ERRORS,
-}
+_RESPONSES = streamed_or_whole(CompletionResponse, "The continuations")
 
 
 @router.post("/completions", response_model=None, responses=_RESPONSES, operation_id="create_completion")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 
 from serve.errors import ApiError
 
@@ -14,6 +15,21 @@ T = TypeVar("T")
 Order = Literal["asc", "desc"]
 Limit = Annotated[int, Query(ge=1, le=100)]
 Cursor = Annotated[str | None, Query(max_length=128)]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The query parameters of a list of vector stores or of their files."""
+
+    limit: Limit = 20
+    order: Order = "desc"
+    after: Cursor = None
+    before: Cursor = None
+
+
+Paged = Annotated[Page, Depends()]
+PAGE = tuple(field.name for field in fields(Page))
+"""For `only`."""
 
 
 def listing(

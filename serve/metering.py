@@ -108,6 +108,7 @@ class Metering:
     def __init__(self, app: ASGIApp, *, services: Services) -> None:
         self.app = app
         self._metrics = services.metrics
+        self._tracing = services.options.tracing
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,6 +149,8 @@ class Metering:
             fields |= {} if meter.ttft_s is None else {"ttft_s": round(meter.ttft_s, 4)}
             fields |= {} if asked.retrieval_s is None else {"retrieval_s": round(asked.retrieval_s, 4)}
             self._answered(meter, asked)
+        if self._tracing is not None:
+            self._tracing.request(meter, scope, route, status)
         ACCESS.info("", extra={"fields": fields})
 
     def _answered(self, meter: Meter, asked: Asked) -> None:

@@ -21,6 +21,7 @@ from serve.state import State
 from serve.store_search import StoreSearch
 from serve.stores import KIND as STORE_JOB
 from serve.stores import Stores
+from serve.tracing import Tracing
 from serve.usage import Prices, UsageBook
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
@@ -36,6 +37,8 @@ class Options:
     cors_origins: tuple[str, ...] = ()
     """Web pages of these origins may use the API; none may unless told."""
     max_file_bytes: int = MAX_FILE_BYTES
+    tracing: Tracing | None = None
+    """Closed with the services."""
 
 
 class Services:
@@ -82,6 +85,8 @@ class Services:
         self.log.close()
         self.usage.close()
         self.state.close()
+        if self.options.tracing is not None:
+            self.options.tracing.close()
 
 
 def services_of(request: Request) -> Services:

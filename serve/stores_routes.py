@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from core.errors import ConfigError
 from serve.access import caller_of, may_see
 from serve.errors import ERRORS, ApiError
-from serve.listing import Cursor, Limit, Order, listing, not_found, only
+from serve.listing import PAGE, Page, Paged, listing, not_found, only
 from serve.services import Services, services_of
 from serve.state import Row
 from serve.store_schemas import (
@@ -41,8 +42,7 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/v1", tags=["vector stores"])
 
-FileStatus = Literal["in_progress", "completed", "failed", "cancelled"]
-_PAGE = ("limit", "order", "after", "before")
+FileStatus = Annotated[Literal["in_progress", "completed", "failed", "cancelled"] | None, Query()]
 
 
 @router.post("/vector_stores", responses=ERRORS, operation_id="create_vector_store")
@@ -56,15 +56,13 @@ def create_vector_store(request: Request, body: StoreIn) -> StoreOut:
 
 
 @router.get("/vector_stores", responses=ERRORS, operation_id="list_vector_stores")
-def list_vector_stores(
-    request: Request, limit: Limit = 20, order: Order = "desc", after: Cursor = None, before: Cursor = None
-) -> StoreList:
+def list_vector_stores(request: Request, page: Paged) -> StoreList:
     """Stores, newest first."""
-    only(request, *_PAGE)
+    only(request, *PAGE)
     services = services_of(request)
     caller = caller_of(request)
     stores = [services.stores.document(row) for row in services.stores.rows() if may_see(caller, row["id"])]
-    return StoreList.model_validate(listing(stores, limit=limit, order=order, after=after, before=before))
+    return StoreList.model_validate(listing(stores, **asdict(page)))
 
 
 @router.get("/vector_stores/{store_id}", responses=ERRORS, operation_id="retrieve_vector_store")
@@ -172,20 +170,11 @@ def create_vector_store_file(request: Request, store_id: str, body: StoreFileIn)
 
 
 @router.get("/vector_stores/{store_id}/files", responses=ERRORS, operation_id="list_vector_store_files")
-def list_vector_store_files(
-    request: Request,
-    store_id: str,
-    limit: Limit = 20,
-    order: Order = "desc",
-    after: Cursor = None,
-    before: Cursor = None,
-    filter: Annotated[FileStatus | None, Query()] = None,
-) -> StoreFileList:
+def list_vector_store_files(request: Request, store_id: str, page: Paged, filter: FileStatus = None) -> StoreFileList:
     """A store's files, newest first; `filter` is a status."""
-    only(request, *_PAGE, "filter")
+    only(request, *PAGE, "filter")
     _store(request, store_id)
-    files = services_of(request).stores.files(store_id)
-    return _file_list(files, filter, limit, order, after, before)
+    return _file_list(services_of(request).stores.files(store_id), filter, page)
 
 
 @router.get("/vector_stores/{store_id}/files/{file_id}", responses=ERRORS, operation_id="retrieve_vector_store_file")
@@ -269,18 +258,15 @@ def list_file_batch_files(
     request: Request,
     store_id: str,
     batch_id: str,
-    limit: Limit = 20,
-    order: Order = "desc",
-    after: Cursor = None,
-    before: Cursor = None,
-    filter: Annotated[FileStatus | None, Query()] = None,
+    page: Paged,
+    filter: FileStatus = None,
 ) -> StoreFileList:
     """The files that a batch brought."""
-    only(request, *_PAGE, "filter")
+    only(request, *PAGE, "filter")
     services = services_of(request)
     _store(request, store_id)
     _batch(services, store_id, batch_id)
-    return _file_list(services.stores.files(store_id, batch_id), filter, limit, order, after, before)
+    return _file_list(services.stores.files(store_id, batch_id), filter, page)
 
 
 def _store(request: Request, id: str) -> Row:
@@ -322,8 +308,6 @@ def _file_out(file: StoreFile) -> StoreFileOut:
     return StoreFileOut.model_validate(file.document())
 
 
-def _file_list(
-    files: list[StoreFile], status: str | None, limit: int, order: Order, after: str | None, before: str | None
-) -> StoreFileList:
+def _file_list(files: list[StoreFile], status: str | None, page: Page) -> StoreFileList:
     documents = [file.document() for file in files if status in (None, file.status)]
-    return StoreFileList.model_validate(listing(documents, limit=limit, order=order, after=after, before=before))
+    return StoreFileList.model_validate(listing(documents, **asdict(page)))

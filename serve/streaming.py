@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from core.types import Completion, Delta, TokenLogprob, ToolCall
 from serve.answering import Answering, new_id
-from serve.errors import ApiError, as_api_error
+from serve.errors import ERRORS, ApiError, as_api_error
 from serve.schemas import (
     AnsweredBy,
     CallDeltaOut,
@@ -32,6 +32,19 @@ from serve.schemas import (
 )
 
 DONE = "data: [DONE]\n\n"
+
+
+def streamed_or_whole(model: type[BaseModel], what: str) -> dict[int | str, dict[str, Any]]:
+    """For the `responses` of a route that answers with `model`, or streams chunks of it."""
+    return {
+        200: {
+            "model": model,
+            "description": f"{what}; with `stream`, chunks as server-sent events.",
+            # No schema: OpenAPI 3.1 has none for one event of a stream.
+            "content": {"text/event-stream": {}},
+        },
+        **ERRORS,
+    }
 
 
 @dataclass(frozen=True)

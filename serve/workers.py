@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -31,12 +32,32 @@ class _End:
     error: Exception | None = None
 
 
+class Starter:
+    """Starts threads in a thread of its own: a start waits until the new thread has run, and beside an engine that keeps
+    every core busy that is milliseconds each, which the event loop must not spend."""
+
+    def __init__(self) -> None:
+        self._mains: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="tunefork-starter", daemon=True).start()
+
+    def start(self, main: Callable[[], None]) -> None:
+        self._mains.put(main)
+
+    def close(self) -> None:
+        self._mains.put(None)
+
+    def _run(self) -> None:
+        while (main := self._mains.get()) is not None:
+            threading.Thread(target=main, name="tunefork-answer", daemon=True).start()
+
+
 class Workers:
     """Runs up to `running` bodies at once, first come, first served; up to `waiting` more wait for their turn."""
 
     def __init__(self, running: int = RUNNING, waiting: int = WAITING) -> None:
         self._slots = asyncio.Semaphore(running)
         self._most = running + waiting
+        self._starter = Starter()
         self._taken = 0
         self._works: set[Work[object]] = set()
 
@@ -54,12 +75,16 @@ class Workers:
         if self._taken + len(bodies) > self._most:
             raise QueueFull
         self._taken += len(bodies)
-        work: Work[T] = Work(len(bodies), self._slots)
+        work: Work[T] = Work(len(bodies), self._slots, self._starter)
         for index, body in enumerate(bodies):
             task = asyncio.get_running_loop().create_task(work.run(index, body))
             work.tasks.append(task)
             task.add_done_callback(self._free)
         return work
+
+    def close(self) -> None:
+        """No body starts any more."""
+        self._starter.close()
 
     def _free(self, _task: asyncio.Task[None]) -> None:
         self._taken -= 1
@@ -68,10 +93,11 @@ class Workers:
 class Work(Generic[T]):
     """The pieces of several bodies as they come, each with the index of its body."""
 
-    def __init__(self, bodies: int, slots: asyncio.Semaphore) -> None:
+    def __init__(self, bodies: int, slots: asyncio.Semaphore, starter: Starter) -> None:
         self.tasks: list[asyncio.Task[None]] = []
         self._open = bodies
         self._slots = slots
+        self._starter = starter
         self._pieces: asyncio.Queue[tuple[int, T | _End]] = asyncio.Queue()
         self._cancelled = threading.Event()
         self._waiting: set[asyncio.Task[None]] = set()
@@ -120,7 +146,7 @@ class Work(Generic[T]):
             with suppress(RuntimeError):  # the loop has closed: nobody listens any more
                 loop.call_soon_threadsafe(finish, end)
 
-        threading.Thread(target=main, name="tunefork-answer", daemon=True).start()
+        self._starter.start(main)
         await ended
 
     def _drain(self, index: int, body: Body[T], loop: asyncio.AbstractEventLoop) -> None:

@@ -45,6 +45,7 @@ ENGINE_HELP = (
     "--log-format", default="text", show_default=True, type=click.Choice(["text", "json"]), help="Of the log."
 )
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A log line for each request.")
+@click.option("--otel", is_flag=True, help="Send traces over OTLP (always where OTEL_EXPORTER_OTLP_ENDPOINT is set).")
 @click.option("--cors-origin", "cors_origins", multiple=True, metavar="URL", help="Web pages of this origin may ask.")
 @click.option("--input-usd-per-1m", type=click.FloatRange(0), default=0.0, help="Price of a million prompt tokens.")
 @click.option("--output-usd-per-1m", type=click.FloatRange(0), default=0.0, help="Price of a million answer tokens.")
@@ -60,6 +61,7 @@ def command(
     log_requests: bool,
     log_format: Literal["text", "json"],
     access_log: bool,
+    otel: bool,
     cors_origins: tuple[str, ...],
     input_usd_per_1m: float,
     output_usd_per_1m: float,
@@ -69,24 +71,26 @@ def command(
     from core.workspace import open_workspace
     from serve.keys import KeyStore
     from serve.server import check_exposure, listen
+    from serve.tracing import open_tracing
 
     from_environment = os.environ.get("TUNEFORK_API_KEYS", "").split(",")
     keys = [key.strip() for key in (*api_keys, *from_environment) if key.strip()]
     known = KeyStore(open_workspace().path).all()
     check_exposure(host, keys, bool(known))
+    tracing = open_tracing(otel)
     listener = listen(host, port)
     # The port is ours: what takes long may begin.
-    from core.engines.open import open_engine
     from core.locks import hold
     from core.progress import say
     from serve.catalog import Catalog
     from serve.logs import configure_logging
+    from serve.opening import opener
     from serve.server import run_server
     from serve.services import Options
     from serve.usage import Prices
 
     configure_logging(log_format, access_log)
-    options = Options(Prices(input_usd_per_1m, output_usd_per_1m), log_requests, cors_origins)
+    options = Options(Prices(input_usd_per_1m, output_usd_per_1m), log_requests, cors_origins, tracing=tracing)
     if not (input_usd_per_1m or output_usd_per_1m) and any(key.budget_usd and key.usable() for key in known):
         say("a key has a budget, which nothing is charged to: give --input-usd-per-1m and --output-usd-per-1m")
     workspace = open_workspace()
@@ -100,7 +104,7 @@ def command(
     listener_port = listener.getsockname()[1]
     with listener, hold(workspace.path / ".serve.lock", f"the server of workspace {workspace.path}"):
         say(f"listening on port {listener_port}; loading models ...")
-        catalog = Catalog(workspace, lambda model: open_engine(model, workspace, engine=engine))
+        catalog = Catalog(workspace, opener(workspace, engine))
         run_server(
             catalog,
             listener,
