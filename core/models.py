@@ -118,6 +118,10 @@ def local_folder(name: str, models: Path) -> Path:
         return _converted(f"{file.stem}-{key}", origin, file, models)
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"{folder}: an adapter, not a model; name the base model it was trained on{_base_of(folder)}"
+            )
         if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
             raise ConfigError(f"{folder}: not a model folder (no config.json)")
         return folder.resolve()
@@ -125,6 +129,15 @@ def local_folder(name: str, models: Path) -> Path:
         return _from_hub(name)
     names = [n for s in STARTERS for n in (s.name, s.hub_id)]
     raise UnknownName("model", name, names, hint="(a starter, a folder, a GGUF file, a hub id org/name, or MODEL@URL)")
+
+
+def _base_of(adapter: Path) -> str:
+    """The name of an adapter's base model as the end of a sentence; "" where its configuration does not say."""
+    try:
+        name = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    except (ArtifactError, AttributeError):
+        return ""
+    return f", {name}" if name else ""
 
 
 def _shipped(known: Starter) -> Path | None:

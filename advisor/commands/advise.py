@@ -100,6 +100,7 @@ def command(
         return
 
     from advisor.advise import advise
+    from advisor.arm_names import context_of
     from advisor.plan import NOT_ASKED
     from advisor.verdict_text import print_verdict
 
@@ -128,7 +129,8 @@ def command(
         click.echo(curve["text"])
     unasked = [absent.arm for absent in advice.plan.absent if absent.why == NOT_ASKED]
     for absent in advice.plan.absent:
-        if absent.arm in unasked:
+        # Without a context to place there is none to tell of, unless its place was asked about.
+        if absent.arm in unasked or (context_of(absent.arm) is not None and absent.arm not in wanted):
             continue
         supply = f"; supply {absent.supply}" if absent.supply else ""
         click.echo(f"not run: {absent.arm} ({absent.why}{supply})")

@@ -61,3 +61,12 @@ def test_a_converted_model_of_another_origin_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "smollm2-135m-instruct" / "origin.json", {"starter": "other"})
     with pytest.raises(ArtifactError, match="converted from something else"):
         local_folder("smollm2-135m-instruct", tmp_path)
+
+
+def test_an_adapter_is_no_base_model_and_names_its_own(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}', encoding="utf-8")
+    with pytest.raises(ConfigError, match="an adapter, not a model; name the base model it was trained on, org/base"):
+        local_folder(str(tmp_path), tmp_path / "models")
+    (tmp_path / "adapter_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match="trained on$"):
+        local_folder(str(tmp_path), tmp_path / "models")
