@@ -1,6 +1,6 @@
 """What an ingest costs: its rate against the encoder alone, an unchanged one again, memory by corpus size, and what is lost.
 
-    .venv/bin/python -m benchmarks.ingest [--only rate,memory,filters,docs_raw_mix,docs_postgresql15]
+    .venv/bin/python -m benchmarks.ingest [--only rate,memory,filters,docs_raw_mix,docs_postgresql15] [--passages N]
 
 The bound is measured in the same run: the embedding model's own `SentenceTransformer.encode`, in its own batches, over
 the very texts that the ingest embeds, once before and once after it. Parts that are left out keep their last figures.
@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -35,8 +34,8 @@ MODEL = "all-minilm-l6-v2"
 RATE_TARGET = 0.85
 AGAIN_TARGET = 50
 RATE_FOLDERS = ("python-howto",)
-SIZES = (1_000, 8_000)
-"""Documents of the memory measurement."""
+LARGE = 8_000
+"""Documents of the memory measurement, and an eighth of them."""
 
 
 def _workspace(path: str) -> Any:
@@ -95,33 +94,17 @@ def rate() -> dict[str, Any]:
 
 
 def memory() -> dict[str, Any]:
-    """Peak memory of an ingest in a process of its own, at two sizes of the corpus."""
-    peaks = {}
-    for size in SIZES:
-        command = [sys.executable, "-m", "benchmarks.ingest", "--peak", str(size)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        peaks[str(size)] = json.loads(done.stdout.splitlines()[-1])
-    small, large = (peaks[str(size)] for size in SIZES)
-    more = (large["peak_mb"] - small["peak_mb"]) / (large["passages"] - small["passages"]) * 1000
-    return {"sizes": peaks, "mb_per_1000_passages": more}
+    """Memory of an ingest at two sizes of the corpus, and what its growth consists of."""
+    from benchmarks.ingest_memory import memory as measured
+
+    large = _number("--passages", LARGE)
+    return measured((large // 8, large))
 
 
-def peak(size: int) -> None:
-    """Ingest `size` short documents and print the peak memory."""
-    from rag.ingest import ingest
-
-    words = re.findall(r"[a-z]{4,}", (DATA / "docs_postgresql15" / "corpus.jsonl").read_text(encoding="utf-8").lower())
-    chosen = np.random.default_rng(0).integers(0, len(words), (size, 24))
-    with tempfile.TemporaryDirectory() as home:
-        corpus = Path(home) / "corpus.jsonl"
-        with corpus.open("w", encoding="utf-8") as file:
-            for i, row in enumerate(chosen):
-                file.write(json.dumps({"id": f"d{i}", "text": " ".join(words[j] for j in row), "number": i}) + "\n")
-        workspace = _workspace(home)
-        folder, settings = workspace.declare("size", {"docs": (corpus,), "embedding_model": MODEL})
-        report = ingest(folder, settings, workspace, [corpus])
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"passages": report.passages, "peak_mb": peak_mb, "seconds": report.seconds}))
+def words_of() -> list[str]:
+    """Words of the PostgreSQL manual, in its order."""
+    text = (DATA / "docs_postgresql15" / "corpus.jsonl").read_text(encoding="utf-8")
+    return re.findall(r"[a-z]{4,}", text.lower())
 
 
 def corpus(name: str) -> dict[str, Any]:
@@ -173,63 +156,14 @@ def _words(text: str) -> list[str]:
 
 
 def filters() -> dict[str, Any]:
-    """Filtered dense search against looking at every passage: share of the true ten best found, and milliseconds."""
-    from core.search_settings import SearchSettings
-    from rag.embedding import load_encoder
-    from rag.filters import Filter, parse_filter
-    from rag.ingest import ingest
-    from rag.passages import Passages
-    from rag.retrieve import open_retriever
-    from rag.vectors import open_vectors
+    """Filtered search at 50,000 passages."""
+    from benchmarks.filters import filtered
 
-    count, questions, k = 20_000, 50, 10
-    rng = np.random.default_rng(1)
-    words = re.findall(r"[a-z]{4,}", (DATA / "docs_postgresql15" / "corpus.jsonl").read_text(encoding="utf-8").lower())
-    chosen = rng.integers(0, len(words), (count, 12))
-    with tempfile.TemporaryDirectory() as home:
-        corpus = Path(home) / "corpus.jsonl"
-        with corpus.open("w", encoding="utf-8") as file:
-            for i, row in enumerate(chosen):
-                value = {"id": f"d{i}", "text": " ".join(words[j] for j in row), "share": float(rng.random())}
-                file.write(json.dumps(value) + "\n")
-        workspace = _workspace(home)
-        folder, settings = workspace.declare("filtered", {"docs": (corpus,), "embedding_model": MODEL})
-        ingest(folder, settings, workspace, [corpus])
-        encoder = load_encoder(MODEL, workspace.models)
-        texts = [" ".join(words[j] for j in rng.integers(0, len(words), 5)) for _ in range(questions)]
-        queries = encoder.queries(texts)
-        active = folder.index.active()
-        assert active is not None
-        passages = Passages(active)
-        shares = np.array([entry.metadata["share"] for entry in passages.entries], float)
-        ids = [entry.id for entry in passages.entries]
-        passages.close()
-        cosines = np.asarray(open_vectors(active, encoder.dimensions)) @ queries.T
-        found = {}
-        with open_retriever(folder, settings, workspace) as retriever:
-            search = SearchSettings(method="dense", near_duplicates=1)
-            for share in (0.001, 0.01, 0.1, 0.5, 0.9, None):
-                filter: Filter | None = None
-                allowed = np.full(count, True)
-                if share is not None:
-                    filter = parse_filter({"type": "lt", "key": "share", "value": share})
-                    allowed = shares < share
-                retriever.search_vectors(texts[:1], queries[:1], k, search, filter)
-                hit, total, taken = 0, 0, []
-                for text, query, column in zip(texts, queries, cosines.T, strict=True):
-                    start = time.perf_counter()
-                    (sources,) = retriever.search_vectors([text], query[None], k, search, filter)
-                    taken.append(1000 * (time.perf_counter() - start))
-                    best = np.argsort(-np.where(allowed, column, -2))[: min(k, int(allowed.sum()))]
-                    hit += len({ids[i] for i in best} & {source.document_id for source in sources})
-                    total += len(best)
-                found["all" if share is None else str(share)] = {
-                    "passing": int(allowed.sum()),
-                    "found": hit / total,
-                    "p50_ms": float(np.percentile(taken, 50)),
-                    "p95_ms": float(np.percentile(taken, 95)),
-                }
-    return {"passages": count, "questions": questions, "k": k, "by_share": found}
+    return filtered(_number("--passages", 50_000), 100)
+
+
+def _number(flag: str, default: int) -> int:
+    return int(sys.argv[sys.argv.index(flag) + 1]) if flag in sys.argv else default
 
 
 PARTS = {
@@ -246,9 +180,6 @@ def main() -> None:
 
     _quiet_dependencies()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if "--peak" in sys.argv:
-        peak(int(sys.argv[sys.argv.index("--peak") + 1]))
-        return
     chosen = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else list(PARTS)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from core.progress import say
 from core.search_settings import SearchSettings
 from core.workspace import UseCaseFolder
+from rag.documents import Scalar
 from rag.embedding import Vectors
 from rag.lexical import Lexical, build_lexical
 from rag.origin import INDEX_VERSION, Origin, tunefork_version
@@ -48,19 +50,39 @@ def latency(sizes: tuple[int, ...]) -> dict[str, Any]:
     return found
 
 
-def _measured(folder: Path, size: int) -> dict[str, Any]:
+class Synthetic(NamedTuple):
+    """An open index of drawn passages, and questions about passages of it."""
+
+    retriever: Retriever
+    vectors: Vectors
+    built_s: float
+    rows: np.ndarray
+    """The passage that each question is about."""
+    asked: Vectors
+    texts: list[str]
+
+
+def synthetic(
+    folder: Path, size: int, questions: int, metadata: Sequence[dict[str, Scalar]] | None = None
+) -> Synthetic:
+    """An index of `size` passages in `folder`, each with its own of `metadata`."""
     rng = np.random.default_rng(0)
     centres = _unit(rng.normal(size=(max(1, size // 50), DIMENSIONS)))
     vectors = _unit(centres[rng.integers(0, len(centres), size)] + 0.06 * rng.normal(size=(size, DIMENSIONS)))
     ranks = np.arange(1, VOCABULARY + 1)
     words = rng.choice(VOCABULARY, size=(size, LENGTH), p=(1 / ranks) / (1 / ranks).sum())
     start = time.perf_counter()
-    retriever = _built(folder, vectors, words)
+    retriever = _built(folder, vectors, words, metadata)
     built_s = time.perf_counter() - start
     say(f"{size} passages: built in {built_s:.0f} s")
-    rows = rng.integers(0, size, QUERIES + 10)
+    rows = rng.integers(0, size, questions)
     asked = _unit(vectors[rows] + 0.03 * rng.normal(size=(len(rows), DIMENSIONS)))
     texts = [" ".join(f"w{word}" for word in rng.choice(words[row], 8)) for row in rows]
+    return Synthetic(retriever, vectors, built_s, rows, asked, texts)
+
+
+def _measured(folder: Path, size: int) -> dict[str, Any]:
+    retriever, _, built_s, rows, asked, texts = synthetic(folder, size, QUERIES + 10)
     value: dict[str, Any] = {"built_s": built_s}
     for method in ("hybrid", "dense", "lexical"):
         settings = SearchSettings(method=method)
@@ -79,7 +101,9 @@ def _measured(folder: Path, size: int) -> dict[str, Any]:
     return value
 
 
-def _built(folder: Path, vectors: Vectors, words: np.ndarray) -> Retriever:
+def _built(
+    folder: Path, vectors: Vectors, words: np.ndarray, metadata: Sequence[dict[str, Scalar]] | None = None
+) -> Retriever:
     """An index of one document a passage, through the parts that an ingest writes it with."""
     version = folder / "index" / "v0001"
     version.mkdir(parents=True)
@@ -90,7 +114,8 @@ def _built(folder: Path, vectors: Vectors, words: np.ndarray) -> Retriever:
             row: dict[str, Any] = dict.fromkeys(PassageRow.__annotations__)
             row |= {"document_id": f"d{i}", "number": 0, "title": "", "headings": [], "start": 0, "end": len(text)}
             row |= {"text": text, "context": "", "tokens": LENGTH}
-            writer.add(Entry(f"d{i}", "", "corpus.jsonl", i, 1, LENGTH, {}), [row])  # type: ignore[list-item]
+            known = {} if metadata is None else metadata[i]
+            writer.add(Entry(f"d{i}", "", "corpus.jsonl", i, 1, LENGTH, known), [row])  # type: ignore[list-item]
     with VectorWriter(version, DIMENSIONS) as file:
         file.append([i.to_bytes(16, "big") for i in range(size)], vectors)
     build_lexical(version / "words", (" ".join(f"w{word}" for word in row) for row in words), "en")
