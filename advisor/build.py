@@ -126,16 +126,18 @@ def _adapter(
     method: Method,
     recipe: LoraRecipe | None,
 ) -> str:
+    from tuning.recipe import FullRecipe
     from tuning.train import train_head, train_lora
 
     assert settings.train is not None
     rows = read_rows(settings.train, "training")
     with folder.adapters.build() as staging:
-        if method == "lora":
+        if method != "head":
             # Beside retrieval it is trained WITH passages, as the tune_retrieved arm was: without, it learns to
             # answer from memory, and passages only disturb it.
             trained = _with_passages(folder, settings, workspace, rows) if route == "rag+tune" else rows
-            train_lora(staging, settings, workspace, trained, recipe, source=settings.train)
+            how = FullRecipe(seed=settings.seed) if method == "full" else recipe
+            train_lora(staging, settings, workspace, trained, how, source=settings.train)
         elif len(rows) <= HEAD_ROWS:
             # The pilot saw every row: it is the head that was measured, and there is no better one to train.
             shutil.copytree(head_pilot(folder, settings, workspace, rows).folder, staging, dirs_exist_ok=True)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from advisor.corpus_checks import search_corpus
-from advisor.fact_teaching import fact_teaching
 from advisor.form import FormSpec, learn_form
 from advisor.overlap import Sketch, near_pairs, near_pairs_between, shared_windows, sketch
 from advisor.pii import personal_data
 from advisor.scorers.numbers import whole_number
 from advisor.scorers.structured import find_json
+from core import fact_teaching
 from core.errors import DataError
 from core.labels import closed_labels
 from core.rows import Row
@@ -27,7 +27,6 @@ EXAMPLES = 5
 LEAKS = frozenset(["leakage", "near_leakage", "question_in_corpus"])
 """Codes whose items flatter some arm."""
 
-FACT_TEACHING_SHARE = 0.2
 IMBALANCE_SHARE = 0.5
 MIXED_LANGUAGE_SHARE = 0.05
 MIN_LABEL_ROWS = 5
@@ -111,11 +110,9 @@ def corpus_findings(rows: Sequence[Row], corpus: Iterable[tuple[str, str]]) -> l
 
 def fact_findings(train: Sequence[Row]) -> list[Finding]:
     """Whether the training rows teach facts rather than behaviour."""
-    judged = [row for row in train if row.answers and row.answerable]
-    if not judged or closed_labels(judged):
-        return []
-    teaching = fact_teaching(judged)
-    if len(teaching) < FACT_TEACHING_SHARE * len(judged):
+    judged = fact_teaching.judged(train)
+    teaching = fact_teaching.taught_facts(judged)
+    if not judged or len(teaching) < fact_teaching.SHARE * len(judged):
         return []
     text = (
         f"the answers of {_of(teaching, judged)} training rows cannot be derived from their input: tuning would learn "

@@ -1,13 +1,16 @@
-"""How fast and how good tuning is: LoRA against a plain PEFT loop, heads, unfreezing, learning curves.
+"""How fast and how good tuning is: LoRA against a plain PEFT loop and TRL, heads, unfreezing, learning curves.
 
-    python -m benchmarks.tuning --data FOLDER [--parts speed,lora,head,unfreeze,curve,scores] [--seed 0]
+    python -m benchmarks.tuning --data FOLDER [--parts speed,lora,head,unfreeze,curve,scores,half_hour] [--tiny] [--seed 0]
 
 FOLDER holds train.jsonl and test.jsonl of a closed label set (BANKING77 in our figures); for `scores` of any set, with
-corpus.jsonl where its rows name `context_ids` (they are then asked with passages, as `tune --context` trains). The plain loop is what a
-PEFT tutorial shows: bf16 base, fp32 adapters, batches of 8 shuffled rows padded to the longest, the model's own loss
-over full logits. It trains on the same rows, the same number of times, with the same rate and schedule, in the same
-process. Tokens are those of the rows (prompt and answer), counted alike on both sides, so tokens/s compares rows/s.
-Each part is written to benchmarks/results/tuning.json as it ends; the last line on stdout is one JSON document.
+corpus.jsonl where its rows name `context_ids` (they are then asked with passages, as `tune --context` trains). The
+peers are in benchmarks/tuning_peers.py; they train on the same rows, the same number of times, with the same rate and
+schedule, in the same process. Tokens are those of the rows (prompt and answer), counted alike on all sides, so tokens/s
+compares rows/s.
+
+Every training is a step whose figures are kept in --home as it ends; a re-run goes on from there. Each part is written
+to benchmarks/results/tuning.json as it ends (with --tiny, which only tries that all parts run, to tuning.json in
+--home); the last line on stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -21,12 +24,15 @@ import shutil
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.tuning_peers import BATCH, Plain, plain_loop, sft_trainer
 from core.cli import _quiet_dependencies
 from core.files import read_json, write_json
 from core.models import local_folder
@@ -37,149 +43,167 @@ from core.stats import wilson
 from core.workspace import Workspace
 from tuning.recipe import HeadRecipe, LoraRecipe, SettledLora, settle
 
-RESULTS = Path(__file__).parent / "results" / "tuning.json"
-MODELS = Path(__file__).resolve().parent.parent / ".cache" / "models"
-PILOT_ROWS, TEST_ROWS = 200, 300
-CURVE = (50, 100, 200, 500, 1000)
-PLAIN_BATCH = 8
-ROUNDS = 20
-SCORE_TOKENS = 120_000
+if TYPE_CHECKING:
+    from tuning.examples import Example
+    from tuning.lora import Trained
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "tuning.json"
+MODELS = ROOT / ".cache" / "models"
+STARTER = "smollm2-135m-instruct"
 HIDDEN = 576
 """Of the starter model."""
 
 
-def lora(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
-    """Pilot-size LoRA: ours and the plain loop, speed and held-out score at equal rows."""
-    import torch
+@dataclass(frozen=True)
+class Size:
+    pilot_rows: int = 200
+    test_rows: int = 300
+    curve: tuple[int, ...] = (50, 100, 200, 500, 1000)
+    rounds: int = 20
+    score_tokens: int = 120_000
+    score_rows: int = 200
+    lora_s: float = 1800.0
+    """Longest training of `half_hour`."""
+    epochs: float | None = None
+    """None: the recipe's own."""
 
-    from tuning.batches import shared_prefix
-    from tuning.examples import TrainingTokenizer, make_example
-    from tuning.forward import SupervisedModel
-    from tuning.lora import evaluate, train_adapter
 
-    base = local_folder("smollm2-135m-instruct", MODELS)
-    tokenizer = TrainingTokenizer(base)
-    rows = random.Random(seed).sample(train, PILOT_ROWS)
-    examples = [make_example(row, tokenizer, "") for row in rows]
-    held_out = [make_example(row, tokenizer, "") for row in random.Random(seed + 1).sample(test, TEST_ROWS)]
-    pad = tokenizer.end_of_turn
+TINY = Size(8, 8, (8, 16), 2, 600, 6, 5.0, 1.0)
 
-    def score(model: Any) -> dict[str, Any]:
-        loss, exact = evaluate(
-            SupervisedModel(model.get_base_model(), held_out[0].ids[: shared_prefix(held_out)]), held_out, 512
-        )
-        return {"loss": loss, "accuracy": asdict(wilson(round(exact * TEST_ROWS), TEST_ROWS))}
 
-    recipe = settle(LoraRecipe(seed=seed), len(examples), HIDDEN)
+@dataclass(frozen=True)
+class Work:
+    """The data of a run, and the figures of its steps so far."""
+
+    train: list[Row]
+    test: list[Row]
+    seed: int
+    size: Size
+    home: Path
+    corpus: dict[str, str] | None
+
+    def once(self, step: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `measure` found, from `home` where it is known."""
+        path = self.home / f"{step}.json"
+        if not path.exists():
+            say(f"\n== {step}")
+            write_json(path, measure() | {"load_average": round(os.getloadavg()[0], 1)})
+        return dict(read_json(path))
+
+    def recipe(self, rows: int, **values: Any) -> SettledLora:
+        return settle(LoraRecipe(**{"seed": self.seed, "epochs": self.size.epochs, **values}), rows, HIDDEN)
+
+    def examples(self, rows: Sequence[Row]) -> list[Example]:
+        from tuning.examples import TrainingTokenizer, make_example
+
+        tokenizer = TrainingTokenizer(local_folder(STARTER, MODELS))
+        return [make_example(row, tokenizer, "") for row in rows]
+
+    def held_out(self) -> list[Example]:
+        return self.examples(random.Random(self.seed + 1).sample(self.test, self.size.test_rows))
+
+    def score(self, causal: Any, held_out: Sequence[Example]) -> dict[str, Any]:
+        """Loss and exact answers of a transformers model, with the interval."""
+        from tuning.batches import shared_prefix
+        from tuning.forward import SupervisedModel
+        from tuning.lora import evaluate
+
+        prefix = held_out[0].ids[: shared_prefix(held_out)]
+        loss, exact = evaluate(SupervisedModel(causal, prefix), held_out, 512)
+        return {"loss": loss, "accuracy": asdict(wilson(round(exact * len(held_out)), len(held_out)))}
+
+
+def train(examples: Sequence[Example], dev: Sequence[Example], recipe: SettledLora) -> tuple[Trained, dict[str, Any]]:
+    """A LoRA training by our recipe, and its figures."""
+    from tuning.lora import train_model
+
     with tempfile.TemporaryDirectory() as state:
         start, cpu = time.perf_counter(), time.process_time()
-        ours = train_adapter(base, examples, [], recipe, Path(state))
+        trained = train_model(local_folder(STARTER, MODELS), examples, dev, recipe, Path(state))
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        speeds = [json.loads(line)["tokens_per_s"] for line in (Path(state) / "metrics.jsonl").read_text().splitlines()]
-    found = {
-        "rows": PILOT_ROWS,
-        "recipe": recipe.model_dump(mode="json"),
-        "load_average": os.getloadavg()[0],
-        "bf16_matmul_gflops": matmul_gflops(),
-        "ours": {
-            "wall_s": wall,
-            "cpu_s": cpu,
-            "tokens": ours.progress.tokens,
-            "tokens_per_s": ours.progress.tokens / ours.progress.seconds,
-            "tokens_per_s_p50": statistics.median(speeds),
-            "shared_prefix": ours.prefix,
-            **score(ours.model),
-        },
-    }
-    del ours
-    plain, figures = _plain_loop(base, examples, recipe, pad)
-    found["plain"] = figures | score(plain)
-    found["speedup"] = found["ours"]["tokens_per_s"] / figures["tokens_per_s"]
-    found["threads"] = torch.get_num_threads()
-    return found
-
-
-def _plain_loop(base: Path, examples: list[Any], recipe: SettledLora, pad: int) -> tuple[Any, dict[str, Any]]:
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
-
-    torch.manual_seed(recipe.seed)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16),
-        LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
-    model.train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
-    per_epoch = -(-len(examples) // PLAIN_BATCH)
-    steps = round(per_epoch * recipe.epochs)
-    schedule = get_linear_schedule_with_warmup(optimizer, round(recipe.warmup * steps), steps)
-    rng = random.Random(recipe.seed)
-    order: list[int] = []
-    tokens, speeds = 0, []
-    start, cpu = time.perf_counter(), time.process_time()
-    for step in range(steps):
-        if step % per_epoch == 0:
-            order = rng.sample(range(len(examples)), len(examples))
-        before = time.perf_counter()
-        at = step % per_epoch * PLAIN_BATCH
-        batch = [examples[i] for i in order[at : at + PLAIN_BATCH]]
-        seen = _plain_step(model, parameters, optimizer, batch, pad, recipe.max_grad_norm)
-        schedule.step()
-        tokens += seen
-        speeds.append(seen / (time.perf_counter() - before))
-        if step % 10 == 9:
-            say(f"plain loop: {step + 1}/{steps} steps, {tokens / (time.perf_counter() - start):.0f} tokens/s")
-    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-    return model, {
+        rows = map(json.loads, (Path(state) / "metrics.jsonl").read_text().splitlines())
+        speeds = [row["tokens_per_s"] for row in rows if "tokens_per_s" in row]
+    at = trained.progress
+    return trained, {
         "wall_s": wall,
         "cpu_s": cpu,
-        "tokens": tokens,
-        "tokens_per_s": tokens / wall,
+        "tokens": at.tokens,
+        "tokens_per_s": at.tokens / (at.seconds - at.evaluation_seconds),
         "tokens_per_s_p50": statistics.median(speeds),
+        "shared_prefix": trained.prefix,
+        "steps": at.step,
+        "recipe": recipe.model_dump(mode="json"),
     }
 
 
-def speed(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
-    """Tokens/s of both, step by step in turn, so that what else the machine does weighs on both alike."""
+def lora(work: Work) -> dict[str, Any]:
+    """Pilot-size LoRA: ours, the plain loop and TRL's trainer; speed and held-out score at equal rows."""
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+
+    rows = random.Random(work.seed).sample(work.train, work.size.pilot_rows)
+    base = local_folder(STARTER, MODELS)
+
+    def ours() -> dict[str, Any]:
+        examples = work.examples(rows)
+        trained, figures = train(examples, [], work.recipe(len(rows)))
+        return figures | work.score(trained.learner.causal, work.held_out())
+
+    def plain() -> dict[str, Any]:
+        model, figures = plain_loop(base, work.examples(rows), work.recipe(len(rows)))
+        return figures | work.score(model.get_base_model(), work.held_out())
+
+    def trl() -> dict[str, Any]:
+        tokens = sum(len(example.ids) for example in work.examples(rows))
+        model, figures = sft_trainer(base, rows, tokens, work.recipe(len(rows)))
+        return figures | work.score(model.get_base_model(), work.held_out())
+
+    found = {name: work.once(f"lora-{name}", step) for name, step in (("ours", ours), ("plain", plain), ("trl", trl))}
+    speed = {name: figures["tokens_per_s"] for name, figures in found.items()}
+    return {
+        "rows": len(rows),
+        "threads": torch.get_num_threads(),
+        "bf16_matmul_gflops": matmul_gflops(),
+        **found,
+        "speedup": speed["ours"] / speed["plain"],
+        "speedup_over_trl": speed["ours"] / speed["trl"],
+    }
+
+
+def speed(work: Work) -> dict[str, Any]:
+    """Tokens/s of ours and the plain loop, step by step in turn, so that what else the machine does weighs on both alike."""
+    return work.once("speed", lambda: _speed(work))
+
+
+def _speed(work: Work) -> dict[str, Any]:
+    import torch
 
     from tuning.batches import shared_prefix
-    from tuning.examples import TrainingTokenizer, make_example
     from tuning.flat import FlatWeights
     from tuning.forward import SupervisedModel
-    from tuning.lora import _model_with_adapter, _step
+    from tuning.learner import make_learner
+    from tuning.lora import _step
+    from tuning.processes import Team
 
-    base = local_folder("smollm2-135m-instruct", MODELS)
-    tokenizer = TrainingTokenizer(base)
-    examples = [make_example(row, tokenizer, "") for row in random.Random(seed).sample(train, PILOT_ROWS)]
-    recipe = settle(LoraRecipe(seed=seed), len(examples), HIDDEN)
-    model = _model_with_adapter(base, recipe, torch.device("cpu"), 100)
-    weights = FlatWeights((p for p in model.parameters() if p.requires_grad), 0.0)
-    losses = SupervisedModel(model.get_base_model(), examples[0].ids[: shared_prefix(examples)])
-    plain = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16),
-        LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear", task_type="CAUSAL_LM"),
-    ).train()
-    parameters = [p for p in plain.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
+    base = local_folder(STARTER, MODELS)
+    examples = work.examples(random.Random(work.seed).sample(work.train, max(2 * BATCH, work.size.pilot_rows)))
+    recipe = work.recipe(len(examples))
+    learner = make_learner(base, recipe, torch.device("cpu"), 100)
+    weights = FlatWeights(learner.parameters, 0.0)
+    losses = SupervisedModel(learner.causal, examples[0].ids[: shared_prefix(examples)])
+    peer = Plain(base, recipe)
 
-    def ours(batch: list[Any]) -> None:
+    def ours(batch: list[Example]) -> None:
         for i in range(0, len(batch), recipe.batch_rows):
-            _step(losses, weights, [batch[i : i + recipe.batch_rows]], recipe.learning_rate, recipe)
-
-    def theirs(batch: list[Any]) -> None:
-        _plain_step(plain, parameters, optimizer, batch, tokenizer.end_of_turn, recipe.max_grad_norm)
+            part = batch[i : i + recipe.batch_rows]
+            _step(losses, weights, [part], sum(e.supervised for e in part), recipe.learning_rate, recipe, Team())
 
     rates: dict[str, list[float]] = {"ours": [], "plain": []}
-    for turn in range(ROUNDS + 2):
-        at = turn * PLAIN_BATCH % (len(examples) - PLAIN_BATCH)
-        batch = examples[at : at + PLAIN_BATCH]
+    for turn in range(work.size.rounds + 2):
+        at = turn * BATCH % (len(examples) - BATCH)
+        batch = examples[at : at + BATCH]
         tokens = sum(len(example.ids) for example in batch)
-        for name, step in (("ours", ours), ("plain", theirs)):
+        for name, step in (("ours", ours), ("plain", peer.step)):
             start = time.perf_counter()
             step(batch)
             if turn >= 2:  # the first ones warm up
@@ -187,30 +211,13 @@ def speed(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
     medians = {name: statistics.median(found) for name, found in rates.items()}
     return {
         "threads": torch.get_num_threads(),
-        "rounds": ROUNDS,
-        "batch_rows": {"ours": recipe.batch_rows, "plain": PLAIN_BATCH},
-        "load_average": os.getloadavg()[0],
+        "rounds": work.size.rounds,
+        "batch_rows": {"ours": recipe.batch_rows, "plain": BATCH},
         "tokens_per_s_p50": medians,
         "tokens_per_s_best": {name: max(found) for name, found in rates.items()},
         "speedup": medians["ours"] / medians["plain"],
         "bf16_matmul_gflops": matmul_gflops(),
     }
-
-
-def _plain_step(model: Any, parameters: list[Any], optimizer: Any, batch: list[Any], pad: int, most: float) -> int:
-    """One step of the plain loop; the tokens it saw."""
-    import torch
-
-    width = max(len(e.ids) for e in batch)
-    ids = torch.tensor([[*e.ids, *[pad] * (width - len(e.ids))] for e in batch])
-    seen = torch.tensor([[1] * len(e.ids) + [0] * (width - len(e.ids)) for e in batch])
-    labels = torch.tensor([[-100] * e.prompt + list(e.ids[e.prompt :]) + [-100] * (width - len(e.ids)) for e in batch])
-    loss = model(input_ids=ids, attention_mask=seen, labels=labels).loss
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, most)
-    optimizer.step()
-    optimizer.zero_grad()
-    return int(seen.sum())
 
 
 def matmul_gflops() -> dict[str, float]:
@@ -229,85 +236,87 @@ def matmul_gflops() -> dict[str, float]:
     return found
 
 
-def head(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
+def head(work: Work) -> dict[str, Any]:
     """Heads on 20 rows a label and on all rows, features computed anew: seconds, and accuracy on all test rows."""
     by_label: dict[str, list[Row]] = {}
-    for row in random.Random(seed).sample(train, len(train)):
+    for row in random.Random(work.seed).sample(work.train, len(work.train)):
         by_label.setdefault(row.output, []).append(row)
     few = [row for rows in by_label.values() for row in rows[:20]]
-    return {str(len(rows)): _head(rows, test, HeadRecipe(seed=seed)) for rows in (few, train)}
-
-
-def unfreeze(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
-    """Gradual unfreezing on all rows."""
-    return _head(train, test, HeadRecipe(seed=seed, unfreeze=True))
-
-
-def curve(train: list[Row], test: list[Row], seed: int) -> dict[str, Any]:
-    """Both methods at growing numbers of rows, drawn at random; each set holds the ones before it."""
-    from tuning.batches import shared_prefix
-    from tuning.examples import TrainingTokenizer, make_example
-    from tuning.forward import SupervisedModel
-    from tuning.lora import evaluate, train_adapter
-
-    base = local_folder("smollm2-135m-instruct", MODELS)
-    tokenizer = TrainingTokenizer(base)
-    order = random.Random(seed).sample(train, max(CURVE))
-    held_out = [make_example(row, tokenizer, "") for row in random.Random(seed + 1).sample(test, TEST_ROWS)]
-    found: dict[str, Any] = {"head": {}, "lora": {}}
-    for n in CURVE:
-        found["head"][str(n)] = _head(order[:n], test, HeadRecipe(seed=seed))
-        examples = [make_example(row, tokenizer, "") for row in order[:n]]
-        with tempfile.TemporaryDirectory() as state:
-            start = time.perf_counter()
-            model = train_adapter(base, examples, [], settle(LoraRecipe(seed=seed), n, HIDDEN), Path(state)).model
-            wall = time.perf_counter() - start
-        supervised = SupervisedModel(model.get_base_model(), held_out[0].ids[: shared_prefix(held_out)])
-        _, exact = evaluate(supervised, held_out, 512)
-        found["lora"][str(n)] = {"wall_s": wall, "accuracy": asdict(wilson(round(exact * TEST_ROWS), TEST_ROWS))}
+    found = {}
+    for rows in (few, work.train):
+        found[str(len(rows))] = work.once(
+            f"head-{len(rows)}", partial(_head, rows, work.test, HeadRecipe(seed=work.seed))
+        )
     return found
 
 
-def scores(train: list[Row], test: list[Row], seed: int, corpus: dict[str, str] | None = None) -> dict[str, Any]:
-    """Answers word for word before and after one epoch of LoRA, at most SCORE_TOKENS training tokens."""
-    from transformers import AutoModelForCausalLM
+def unfreeze(work: Work) -> dict[str, Any]:
+    """Gradual unfreezing on all rows."""
+    recipe = HeadRecipe(seed=work.seed, unfreeze=True)
+    return work.once("unfreeze", lambda: _head(work.train, work.test, recipe))
 
-    from tuning.batches import shared_prefix
+
+def curve(work: Work) -> dict[str, Any]:
+    """Both methods at growing numbers of rows, drawn at random; each set holds the ones before it."""
+    order = random.Random(work.seed).sample(work.train, max(work.size.curve))
+
+    def one(n: int) -> dict[str, Any]:
+        trained, figures = train(work.examples(order[:n]), [], work.recipe(n))
+        return figures | work.score(trained.learner.causal, work.held_out())
+
+    found: dict[str, Any] = {"head": {}, "lora": {}}
+    for n in work.size.curve:
+        recipe = HeadRecipe(seed=work.seed)
+        found["head"][str(n)] = work.once(f"curve-head-{n}", partial(_head, order[:n], work.test, recipe))
+        found["lora"][str(n)] = work.once(f"curve-lora-{n}", partial(one, n))
+    return found
+
+
+def half_hour(work: Work) -> dict[str, Any]:
+    """LoRA on all rows for half an hour at most, the weights that did best on 100 held-out training rows."""
+
+    def measure() -> dict[str, Any]:
+        from tuning.checks import dev_split
+
+        examples, dev = dev_split(work.examples(work.train), 0.1, 100, work.seed)
+        trained, figures = train(examples, dev, work.recipe(len(examples), max_seconds=work.size.lora_s))
+        best = {"best_step": trained.progress.best_step, "stopped": trained.progress.stopped}
+        return figures | best | work.score(trained.learner.causal, work.held_out())
+
+    return work.once("half_hour", measure)
+
+
+def scores(work: Work) -> dict[str, Any]:
+    """Answers word for word before and after one epoch of LoRA, at most `score_tokens` training tokens."""
     from tuning.context import ContextRecipe, context_rows, own_passages
-    from tuning.examples import TrainingTokenizer, make_example
-    from tuning.forward import SupervisedModel
-    from tuning.lora import evaluate, train_adapter
 
-    base = local_folder("smollm2-135m-instruct", MODELS)
-    tokenizer = TrainingTokenizer(base)
-    train, test = random.Random(seed).sample(train, len(train)), random.Random(seed + 1).sample(test, 200)
+    train_rows = random.Random(work.seed).sample(work.train, len(work.train))
+    test = random.Random(work.seed + 1).sample(work.test, work.size.score_rows)
+    corpus = work.corpus
     if corpus is not None:
-        shown = [replace(row, context=tuple(corpus[id] for id in row.context_ids)) for row in [*train, *test]]
-        made = context_rows(
-            shown, own_passages(shown), ContextRecipe(gold_share=1.0, most_distractors=1, seed=seed)
-        ).rows
-        train, test = made[: len(train)], made[len(train) :]
-    examples, tokens = [], 0
-    for row in train:
-        examples.append(make_example(row, tokenizer, ""))
-        tokens += len(examples[-1].ids)
-        if tokens > SCORE_TOKENS:
+        shown = [replace(row, context=tuple(corpus[id] for id in row.context_ids)) for row in [*train_rows, *test]]
+        recipe = ContextRecipe(gold_share=1.0, most_distractors=1, seed=work.seed)
+        made = context_rows(shown, own_passages(shown), recipe).rows
+        train_rows, test = made[: len(train_rows)], made[len(train_rows) :]
+    taught: list[Example] = []
+    for example in work.examples(train_rows):
+        taught.append(example)
+        if sum(len(e.ids) for e in taught) > work.size.score_tokens:
             break
-    held_out = [make_example(row, tokenizer, "") for row in test]
-    prefix = held_out[0].ids[: shared_prefix(held_out)]
 
-    def score(model: Any) -> dict[str, Any]:
-        _, exact = evaluate(SupervisedModel(model, prefix), held_out, 512)
-        return asdict(wilson(round(exact * len(held_out)), len(held_out)))
+    def before() -> dict[str, Any]:
+        from transformers import AutoModelForCausalLM
 
-    before = score(AutoModelForCausalLM.from_pretrained(base, dtype=torch_dtype()))
-    recipe = settle(LoraRecipe(seed=seed, epochs=1.0), len(examples), HIDDEN)
-    with tempfile.TemporaryDirectory() as state:
-        start = time.perf_counter()
-        model = train_adapter(base, examples, [], recipe, Path(state)).model
-        wall = time.perf_counter() - start
-    after = score(model.get_base_model())
-    return {"rows": len(examples), "tokens": tokens, "wall_s": wall, "exact_before": before, "exact_after": after}
+        model = AutoModelForCausalLM.from_pretrained(local_folder(STARTER, MODELS), dtype=torch_dtype())
+        return work.score(model, work.examples(test))
+
+    def after() -> dict[str, Any]:
+        trained, figures = train(taught, [], work.recipe(len(taught), epochs=1.0))
+        return figures | work.score(trained.learner.causal, work.examples(test))
+
+    first, then = work.once("scores-before", before), work.once("scores-after", after)
+    figures = {key: then[key] for key in ("tokens", "wall_s", "cpu_s", "recipe")}
+    return {"rows": len(taught), **figures, "exact_before": first["accuracy"], "exact_after": then["accuracy"]}
 
 
 def torch_dtype() -> Any:
@@ -337,7 +346,6 @@ def _head(rows: list[Row], test: list[Row], recipe: HeadRecipe) -> dict[str, Any
             "rows": len(rows),
             "wall_s": wall,
             "cpu_s": cpu,
-            "load_average": os.getloadavg()[0],
             "accuracy": asdict(wilson(right, len(test))),
             "scores": report.scores,
         }
@@ -345,36 +353,58 @@ def _head(rows: list[Row], test: list[Row], recipe: HeadRecipe) -> dict[str, Any
         shutil.rmtree(home)
 
 
-PARTS = {"speed": speed, "lora": lora, "head": head, "unfreeze": unfreeze, "curve": curve, "scores": scores}
+PARTS = {
+    "speed": speed,
+    "lora": lora,
+    "head": head,
+    "unfreeze": unfreeze,
+    "curve": curve,
+    "scores": scores,
+    "half_hour": half_hour,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--parts", default="lora,head")
+    parser.add_argument("--parts", default="lora,head", help=f"comma-separated, of {', '.join(PARTS)}")
+    parser.add_argument("--home", type=Path, default=ROOT / ".cache" / "tuning-benchmark", help="where steps are kept")
+    parser.add_argument("--tiny", action="store_true", help="a few rows, to see that all parts run")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    parts = arguments.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     _quiet_dependencies()
-    train = read_rows(arguments.data / "train.jsonl", "training")
-    test = read_rows(arguments.data / "test.jsonl", "evaluation")
+    form = "tiny" if arguments.tiny else "full"
+    home = arguments.home / form / f"{arguments.data.name}-{arguments.seed}"
+    rows, test = (
+        read_rows(arguments.data / "train.jsonl", "training"),
+        read_rows(arguments.data / "test.jsonl", "evaluation"),
+    )
+    corpus = None
+    if (documents := arguments.data / "corpus.jsonl").exists():
+        found = map(json.loads, documents.read_text(encoding="utf-8").splitlines())
+        corpus = {d.get("id") or d["_id"]: d["text"] for d in found}
+    if arguments.tiny:
+        labels = sorted({row.output for row in rows[:200]})[:4]
+        rows = [row for row in rows if row.output in labels][:40] or rows[:40]
+        test = [row for row in test if row.output in labels][:20] or test[:20]
+    work = Work(rows, test, arguments.seed, TINY if arguments.tiny else Size(), home, corpus)
+    results = home / "tuning.json" if arguments.tiny else RESULTS
     done = {}
-    for part in arguments.parts.split(","):
-        more: dict[str, Any] = {}
-        corpus = arguments.data / "corpus.jsonl"
-        if part == "scores" and corpus.exists():
-            documents = map(json.loads, corpus.read_text(encoding="utf-8").splitlines())
-            more["corpus"] = {d.get("id") or d["_id"]: d["text"] for d in documents}
+    for part in parts:
         measured = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "versions": {name: version(name) for name in ("torch", "transformers", "peft", "scikit-learn")},
-            **PARTS[part](train, test, arguments.seed, **more),
+            "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl", "scikit-learn")},
+            **PARTS[part](work),
         }
-        found = read_json(RESULTS) if RESULTS.exists() else {}
+        kept = read_json(results) if results.exists() else {}
         if part == "scores":
-            measured = found.get(part, {}) | {arguments.data.name: measured}
-        done[part] = found[part] = measured
-        write_json(RESULTS, found)
+            measured = kept.get(part, {}) | {arguments.data.name: measured}
+        done[part] = kept[part] = measured
+        write_json(results, kept)
     print(json.dumps(done))
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
-Advance = Callable[[int], None]
-"""Call with the number of items just finished."""
+
+class Advance(Protocol):
+    def __call__(self, done: int, total: int | None = None, /) -> None:
+        """Another `done` items are finished; `total` replaces what was planned, where the plan has changed."""
+        ...
+
 
 PLAIN_INTERVAL_S = 10.0
 
@@ -48,16 +53,17 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda n: bar.advance(task, n)
+        yield lambda n, total=None: bar.update(task, advance=n, total=total)
 
 
 def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
     done = 0
     start = last = time.monotonic()
 
-    def advance(n: int) -> None:
-        nonlocal done, last
+    def advance(n: int, planned: int | None = None, /) -> None:
+        nonlocal done, last, total
         done += n
+        total = total if planned is None else planned
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL_S and done < total:
             last = now

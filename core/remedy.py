@@ -13,7 +13,7 @@ from core.search_settings import Place
 
 Route = Literal["base", "prompt", "few-shot", "rag", "tune", "rag+tune", "none", "undecided"]
 ROUTES: tuple[Route, ...] = get_args(Route)
-Method = Literal["lora", "head"]
+Method = Literal["lora", "head", "full"]
 
 
 class Remedy(BaseModel):

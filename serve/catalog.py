@@ -252,7 +252,7 @@ class Catalog:
                 raise UnknownModel(entry.name, [])  # ended just now
             remedy, variant = canary_remedy(folder, canary, remedy)
         what = plan(remedy, cast(Variant, variant), folder.index, folder.adapters, folder.demonstrations)
-        parts = WorkspaceParts(self.workspace, folder, self._base, self._shared)
+        parts = WorkspaceParts(self.workspace, folder, self._base, self._shared, self._open_base)
         try:
             engine = compose(what, parts)
         except Moved:
@@ -262,7 +262,10 @@ class Catalog:
             parts.close()
             raise
         fingerprint = _fingerprint(entry.name, repr(what))
-        kind = "head" if what.head else _kind(self._base(what.base_model))
+        # Where a model of its own answers, its base need not be open.
+        inner = self._base(what.base_model) if what.model is None and not what.head else None
+        inner = parts.model(what.model) if what.model is not None else inner
+        kind = "head" if inner is None else _kind(inner)
         served = Served(
             entry.name,
             engine,

@@ -40,6 +40,10 @@ class Parts(Protocol):
         """The classification head in the version folder `adapter`."""
         ...
 
+    def model(self, folder: Path) -> Engine:
+        """The fully fine-tuned model in the version folder `folder`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -55,6 +59,8 @@ class Plan:
     adapter: Path | None = None
     head: bool = False
     """`adapter` is a classification head, which answers without the base model."""
+    model: Path | None = None
+    """A fully fine-tuned model, which answers in the base model's place."""
     index: Path | None = None
     top_k: int = 0
     context: Place | None = None
@@ -74,6 +80,7 @@ def plan(
     route = remedy.route if variant == "" else variant
     adapter = _version(adapters, remedy.adapter_version if variant == "" else None) if "tune" in route else None
     origin = None if adapter is None else load_origin(adapter)
+    full = origin is not None and origin.method == "full"
     # Documents are served as last ingested, whatever the remedy was built on: they may change without a new verdict.
     folder = _version(index, None) if "rag" in route else None
     shaped = route in ("prompt", "few-shot", "rag")
@@ -87,8 +94,9 @@ def plan(
         demonstrations=tuple(Demonstration(i, o) for i, o in remedy.demonstrations) if few_shot else (),
         examples=None if examples is None else examples / str(remedy.demonstrations_version),
         shots=0 if examples is None else remedy.shots,
-        adapter=adapter,
+        adapter=None if full else adapter,
         head=origin is not None and origin.method == "head",
+        model=adapter if full else None,
         index=folder,
         top_k=remedy.top_k if folder is not None else 0,
         context=remedy.context if route == remedy.route else None,
@@ -104,7 +112,7 @@ def compose(plan: Plan, parts: Parts) -> Engine:
         if plan.adapter is not None:
             parts.check_adapter(plan.adapter, plan.base_model)
         engine = PromptedEngine(
-            parts.base(plan.base_model),
+            parts.base(plan.base_model) if plan.model is None else parts.model(plan.model),
             instruction=plan.instruction,
             answer_format=plan.answer_format,
             demonstrations=plan.demonstrations,

@@ -19,18 +19,6 @@ from serve.holding import Pool
 OpenBase = Callable[[str], Engine]
 
 
-def opener(workspace: Workspace, engine: str) -> OpenBase:
-    """Opens base models with `engine`, as `tunefork serve --engine` takes it."""
-    from core.engines.open import open_engine
-
-    def to_gguf(model: str, adapter: Path, target: Path) -> None:
-        from tuning.gguf_export import export_adapter
-
-        export_adapter(adapter, model, local_folder(model, workspace.models), target)
-
-    return lambda model: open_engine(model, workspace, engine, to_gguf)
-
-
 class Moved(Exception):
     """Another version came into force between looking and opening."""
 
@@ -41,17 +29,26 @@ class Shared:
 
     retrievers: Pool[Any] = field(default_factory=Pool)
     heads: Pool[Engine] = field(default_factory=Pool)
+    models: Pool[Engine] = field(default_factory=Pool)
     demonstrations: Pool[Any] = field(default_factory=Pool)
 
 
 class WorkspaceParts:
     """The parts of one composition, and which of them to close with it. A `serve.compose.Parts`."""
 
-    def __init__(self, workspace: Workspace, folder: UseCaseFolder, base: OpenBase, shared: Shared) -> None:
+    def __init__(
+        self, workspace: Workspace, folder: UseCaseFolder, base: OpenBase, shared: Shared, open_: OpenBase
+    ) -> None:
+        """
+        Args:
+            base: the engine of a base model, which all use cases share; never closed here.
+            open_: opens an engine anew.
+        """
         self._workspace = workspace
         self._folder = folder
         self._base = base
         self._shared = shared
+        self._open = open_
         self._closers: list[Callable[[], None]] = []
 
     def base(self, model: str) -> Engine:
@@ -94,6 +91,24 @@ class WorkspaceParts:
             return engine, engine.close
 
         held = self._shared.heads.hold(_identity(adapter), open_)
+        self._closers.append(held.release)
+        return held.value
+
+    def model(self, folder: Path) -> Engine:
+        """Raises ArtifactError where the engine is an endpoint, which has models of its own."""
+        from core.engines.remote import RemoteEngine
+
+        def open_() -> tuple[Engine, Callable[[], None]]:
+            engine = self._open(str(folder))
+            if type(engine) is RemoteEngine:
+                engine.close()
+                raise ArtifactError(
+                    f"{folder}: is a model of its own, which the endpoint does not have; serve it without --engine URL,"
+                    " or take it there (tunefork export --merge)"
+                )
+            return engine, engine.close
+
+        held = self._shared.models.hold(_identity(folder), open_)
         self._closers.append(held.release)
         return held.value
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import ArtifactError, ConfigError
 from core.files import read_json, staged_folder, write_json, write_text
+from core.remedy import Method
 
 ORIGIN = "origin.json"
 _SAMPLE = 1 << 16
@@ -31,9 +32,9 @@ class Origin(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
-    method: Literal["lora", "head"]
+    method: Method
     base_model: str
-    """Of a head: the sentence encoder."""
+    """Of a head: the sentence encoder. Of a full model: what it was before."""
     base_fingerprint: str
     template_sha256: str | None = None
     """Of the chat template a LoRA adapter was trained with."""
@@ -76,10 +77,11 @@ def save_origin(folder: Path, origin: Origin) -> None:
 def model_card(origin: Origin) -> str:
     """A README.md for the folder, in the form the hub reads; no path of this machine is in it."""
     data, scores = origin.data, origin.scores
-    what = "LoRA adapter" if origin.method == "lora" else "classification head"
+    what = {"lora": "LoRA adapter", "full": "fine-tuned model", "head": "classification head"}[origin.method]
+    library = {"lora": "peft", "full": "transformers", "head": "tunefork"}[origin.method]
     shown = "\n".join(f"| {key} | {value} |" for key, value in scores.items() if value is not None)
     return (
-        f"---\nbase_model: {origin.base_model}\nlibrary_name: {'peft' if origin.method == 'lora' else 'tunefork'}\n---\n\n"
+        f"---\nbase_model: {origin.base_model}\nlibrary_name: {library}\n---\n\n"
         f"# {what} on {origin.base_model}\n\n"
         f"Trained by Tunefork on {data['rows']} rows ({data['dev_rows']} more held out) in {origin.train_s:.0f} s,"
         f" {origin.created}. origin.json has the recipe and the hashes of base and data.\n\n"

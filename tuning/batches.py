@@ -7,9 +7,6 @@ from collections.abc import Sequence
 
 from tuning.examples import Example
 
-Step = tuple[tuple[int, ...], ...]
-"""The forward passes of one optimizer step; each holds indices of examples."""
-
 
 def shared_prefix(examples: Sequence[Example]) -> int:
     """Tokens with which every example begins: system prompt and template head.
@@ -26,20 +23,18 @@ def shared_prefix(examples: Sequence[Example]) -> int:
     return max(limit, 0)
 
 
-def plan_epoch(lengths: Sequence[int], batch_rows: int, batch_tokens: int, seed: int, epoch: int) -> list[Step]:
-    """The steps of one epoch: every row once, in an order fixed by `seed` and `epoch`.
+def plan_epoch(rows: int, batch_rows: int, seed: int, epoch: int) -> list[list[int]]:
+    """The rows of each step of one epoch: every one of `rows` once, in an order fixed by `seed` and `epoch`.
 
     Args:
-        lengths: tokens that each example adds to a forward pass.
         batch_rows: rows a step; the last step may have fewer.
-        batch_tokens: see `split`.
     """
-    order = random.Random(f"{seed}/{epoch}").sample(range(len(lengths)), len(lengths))
-    return [split(order[i : i + batch_rows], lengths, batch_tokens) for i in range(0, len(order), batch_rows)]
+    order = random.Random(f"{seed}/{epoch}").sample(range(rows), rows)
+    return [order[i : i + batch_rows] for i in range(0, rows, batch_rows)]
 
 
-def split(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Step:
-    """`rows` in their order, cut where the next one would take a pass over `batch_tokens`; a longer row stands alone."""
+def split(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> tuple[tuple[int, ...], ...]:
+    """Forward passes: `rows` in their order, cut where the next one would take a pass over `batch_tokens`; a longer row stands alone."""
     passes: list[list[int]] = []
     filled = 0
     for row in rows:

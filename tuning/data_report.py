@@ -10,19 +10,19 @@ from typing import Any, Literal
 
 import numpy as np
 
+from core import fact_teaching
 from core.errors import DataError
 from core.labels import closed_labels
 from core.models import local_folder, remote
 from core.records import read_records
+from core.remedy import Method
 from core.rows import Fault, Row, read_rows, sift_rows
 from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
 from tuning.chat_check import chat_findings, is_chat, lines_of
-from tuning.cost import Cost, earlier_speed, lora_cost
+from tuning.cost import Cost, earlier_speed, training_cost
 from tuning.findings import Finding, finding, languages, row_findings
-from tuning.recipe import HeadRecipe, LoraRecipe, settle
-
-Method = Literal["lora", "head"]
+from tuning.recipe import FullRecipe, HeadRecipe, LoraRecipe, settle
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ class DataReport:
     labels: dict[str, int] | None
     """Rows a label, most frequent first; None for free text."""
     languages: dict[str, float]
+    fact_teaching: float | None
+    """Share of the rows whose answer cannot be derived from what they show (core.fact_teaching); None: labels."""
     cost: Cost | None
-    """Of a LoRA training; a head takes seconds to a minute."""
+    """Of training a language model; a head takes seconds to a minute."""
 
     @property
     def errors(self) -> list[Finding]:
@@ -69,7 +71,7 @@ def check_training_data(
     folder: UseCaseFolder,
     settings: UseCase,
     workspace: Workspace,
-    recipe: LoraRecipe | HeadRecipe | None,
+    recipe: LoraRecipe | FullRecipe | HeadRecipe | None,
     shown: Callable[[list[Row]], list[Row]] | None = None,
 ) -> tuple[DataReport, list[Row]]:
     """The report on the training rows in `path`, and the usable rows as they will be trained on.
@@ -93,13 +95,14 @@ def check_training_data(
     ]
     labels = closed_labels(rows)
     recipe = recipe or (HeadRecipe(seed=settings.seed) if labels is not None else LoraRecipe(seed=settings.seed))
-    method: Method = "head" if isinstance(recipe, HeadRecipe) else "lora"
+    method: Method = {HeadRecipe: "head", FullRecipe: "full", LoraRecipe: "lora"}[type(recipe)]  # type: ignore[assignment]
     # What the chat check has named already is not told again in the reader's words.
     named = {line for f in found if f.severity == "error" for line in lines_of(records, f.code)}
     found += _unusable([fault for fault in faults if fault.line not in named], len(records), path)
     tokens = cost = None
     counts = Counter(row.output for row in rows)
     spoken: dict[str, float] = {}
+    teaching: float | None = None
     if len(rows) < 2:
         count = "one training row" if rows else "no training rows"
         text = f"{count} that can be used; tuning needs two at the very least, and 50 to say anything"
@@ -110,6 +113,8 @@ def check_training_data(
         spoken = languages(rows)
         if shown is not None:
             rows = shown(rows)
+        teaching, more = _facts(rows)
+        found += more
         if isinstance(recipe, HeadRecipe):
             tokens, more = _head_tokens(rows, settings, workspace)
         elif remote(settings.base_model) is None:
@@ -127,6 +132,7 @@ def check_training_data(
         tokens=tokens,
         labels=None if labels is None else dict(counts.most_common()),
         languages=spoken,
+        fact_teaching=teaching,
         cost=cost,
     )
     return report, rows
@@ -167,6 +173,8 @@ def summary(report: DataReport) -> str:
         )
     if report.languages:
         lines.append("  language " + ", ".join(f"{code} {share:.0%}" for code, share in report.languages.items()))
+    if report.fact_teaching is not None:
+        lines.append(f"  facts    {report.fact_teaching:.0%} of the answers cannot be derived from what the row shows")
     if (c := report.cost) is not None:
         free = "" if c.available_bytes is None else f" of {c.available_bytes / 1e9:.1f} free"
         lines.append(
@@ -175,6 +183,22 @@ def summary(report: DataReport) -> str:
             " your own machine"
         )
     return "\n".join(lines)
+
+
+def _facts(rows: Sequence[Row]) -> tuple[float | None, list[Finding]]:
+    """The share of fact-teaching rows, and the warning where it is large."""
+    judged = fact_teaching.judged(rows)
+    if not judged:
+        return None, []
+    taught = set(fact_teaching.taught_facts(judged))
+    share = len(taught) / len(judged)
+    if share < fact_teaching.SHARE:
+        return share, []
+    text = (
+        f"the answers of {len(taught)} of {len(judged)} rows cannot be derived from their input: tuning learns their"
+        " wording, not the facts; put the facts into documents"
+    )
+    return share, [finding("fact_teaching", text, [row.line for row in judged if row.id in taught])]
 
 
 def _unusable(faults: Sequence[Fault], total: int, path: Path) -> list[Finding]:
@@ -191,12 +215,13 @@ def _unusable(faults: Sequence[Fault], total: int, path: Path) -> list[Finding]:
 
 
 def _lora_tokens(
-    rows: Sequence[Row], folder: UseCaseFolder, settings: UseCase, workspace: Workspace, recipe: LoraRecipe
+    rows: Sequence[Row], folder: UseCaseFolder, settings: UseCase, workspace: Workspace, recipe: LoraRecipe | FullRecipe
 ) -> tuple[Tokens, Cost, list[Finding]]:
     from transformers import AutoConfig
 
     from tuning.adapters import base_fingerprint
     from tuning.examples import TrainingTokenizer, make_example
+    from tuning.processes import started
 
     base = local_folder(settings.base_model, workspace.models)
     tokenizer = TrainingTokenizer(base)
@@ -212,12 +237,12 @@ def _lora_tokens(
         found.append(finding("too_long", text, [row.line for row in over], error=not recipe.skip_long))
     fitting = [e for e in examples if context is None or len(e.ids) <= context] or examples
     used = fitting[: recipe.max_rows] if recipe.max_rows is not None else fitting
-    cost = lora_cost(
+    cost = training_cost(
         base,
         [len(e.ids) for e in used],
         [e.supervised for e in used],
-        settle(recipe, len(used), int(config.hidden_size)),
-        earlier_speed(folder.adapters, base_fingerprint(base)),
+        settle(recipe, len(used), int(config.hidden_size), started()),
+        earlier_speed(folder.adapters, base_fingerprint(base), "lora" if isinstance(recipe, LoraRecipe) else "full"),
     )
     supervised = sum(example.supervised for example in examples)
     return _tokens(lengths, supervised, context, len(over)), cost, found

@@ -11,7 +11,7 @@ from torch import nn
 class FlatWeights:
     """Trainable parameters of a model, backed by one vector, with fp32 master weights and AdamW on those.
 
-    A LoRA adapter is hundreds of small matrices. As views of one vector they are clipped, stepped and saved by one
+    A LoRA adapter is hundreds of small matrices, a model is that many large ones. As views of one vector they are clipped, stepped and saved by one
     operation each. The model computes in bf16, where an update of a thousandth of a weight would round away; the fp32
     masters keep it.
     """
@@ -40,19 +40,23 @@ class FlatWeights:
     def size(self) -> int:
         return self.master.numel()
 
+    @property
+    def gradient(self) -> torch.Tensor:
+        """What the step has collected, in fp32."""
+        assert self.master.grad is not None
+        return self.master.grad
+
     def collect(self) -> None:
         """Add the gradient of a backward pass to the step's, in fp32, and clear it in the model."""
-        assert self.master.grad is not None
-        self.master.grad += self._gradient
+        self.gradient.add_(self._gradient)
         self._gradient.zero_()
 
     def step(self, learning_rate: float, max_norm: float) -> float:
         """One AdamW step on the collected gradient, clipped to `max_norm`; the gradient's norm before clipping."""
-        assert self.master.grad is not None
         norm = float(torch.nn.utils.clip_grad_norm_([self.master], max_norm))
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.step()
-        self.master.grad.zero_()
+        self.gradient.zero_()
         self._weights.copy_(self.master)
         return norm
 

@@ -51,6 +51,10 @@ class SupervisedModel:
         """Tokens that are run once for all rows of a batch."""
         return len(self._prefix)
 
+    @property
+    def device(self) -> torch.device:
+        return self._model.device  # type: ignore[no-any-return]
+
     def can_pack(self, longest: int) -> bool:
         """Whether rows of up to `longest` tokens can stand in one sequence.
 

@@ -1,10 +1,13 @@
-"""The LoRA recipe, top to bottom: model, adapter, steps, evaluations on held-out rows, the best weights."""
+"""Teaching a language model, top to bottom: what learns, steps, evaluations on held-out rows, the best weights.
+
+The same for a LoRA adapter and for all of the model's weights, in one process or in several (tuning/processes.py).
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,29 +17,27 @@ import torch
 from core.errors import ConfigError
 from core.files import append_jsonl
 from core.progress import progress, say
-from tuning import fused
 from tuning.batches import plan_epoch, shared_prefix, split
 from tuning.checkpoint import load_checkpoint, save_checkpoint
-from tuning.device import fast_bfloat16, pick_device
+from tuning.device import pick_device
 from tuning.examples import Example
 from tuning.flat import FlatWeights
 from tuning.forward import SupervisedModel
 from tuning.general import General, right_answers
 from tuning.interrupt import interruptible
-from tuning.recipe import SettledLora
+from tuning.learner import Learner, make_learner
+from tuning.processes import Team
+from tuning.recipe import Settled, SettledLora
 
 EVALUATIONS = 8
 """On the dev rows, over the whole training."""
 LAST_GOOD = "last_good"
-"""PEFT folder, in the training's state, that a training leaves when it is stopped or fails."""
+"""Folder, in the training's state, that a training leaves when it is stopped or fails."""
 _PROBE = 6
 """Steps after which the speed is known well enough to plan for a time limit."""
 PASS_TOKENS = {"cpu": 512, "cuda": 4096}
 """Tokens of one forward pass where the recipe leaves it open. On a CPU the products are at full speed from a few
 hundred rows on, while attention between all of a pass's tokens grows with its square."""
-SHORT = 512
-"""Up to this many tokens a pass, plain attention beats torch's blocked one on a CPU, whose backward pass is slow
-(1.35 times the tokens/s at 60 tokens, equal at 512); at 2,048 it has a third of its speed."""
 
 
 @dataclass
@@ -63,50 +64,57 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    model: Any
-    """The PEFT model, best weights in place."""
+    learner: Learner
+    """Best weights in place."""
     progress: Progress
     parameters: int
-    dev_rows: int
+    """That learned."""
     dtype: str
     prefix: int
     general_after: list[bool] | None
     initial: Path | None
-    """PEFT folder of the adapter a PiSSA training began with."""
+    """PEFT folder of the adapter the training began with, where that was a change to the base model already."""
 
     def save(self, folder: Path) -> None:
-        """Write the adapter into `folder` as plain PEFT reads it."""
-        _save(self.model, folder, self.initial)
+        """Write an adapter into `folder` as plain PEFT reads it, or a whole model."""
+        self.learner.save(folder, self.initial)
 
 
-def train_adapter(
+def train_model(
     base: Path,
     train: Sequence[Example],
     dev: Sequence[Example],
-    recipe: SettledLora,
+    recipe: Settled,
     state: Path,
     general: General | None = None,
+    team: Team | None = None,
 ) -> Trained:
-    """A LoRA adapter for the model in the folder `base`, fitted to `train`, the weights that did best on `dev`.
+    """The model in the folder `base` fitted to `train`, by an adapter or as a whole; the weights that did best on `dev`.
 
     Deterministic for one machine, thread count and set of versions: a training that was stopped or killed and goes on
     ends with the same weights as one that was not. `state` is its folder: checkpoint.safetensors, metrics.jsonl.
+
+    Args:
+        team: the processes that share the rows of each step. Every one ends with the same weights.
 
     Raises:
         ConfigError: the loss is no longer a number; the best weights are in `state`/last_good.
         KeyboardInterrupt: Ctrl-C; a checkpoint has been written, and the best weights to `state`/last_good.
     """
+    team = team or Team()
     device = pick_device(recipe.device)
-    model = _model_with_adapter(base, recipe, device, longest=max(len(e.ids) for e in [*train, *dev]))
-    initial = _keep_initial(model, state / "initial") if recipe.pissa else None
-    weights = FlatWeights((p for p in model.parameters() if p.requires_grad), recipe.weight_decay)
-    losses = _supervised(model, train, dev, recipe.neftune)
+    learner = make_learner(base, recipe, device, longest=max(len(e.ids) for e in [*train, *dev]))
+    initial = None
+    if isinstance(recipe, SettledLora) and recipe.init != "zero" and team.leads:
+        initial = learner.save_initial(state / "initial")
+    weights = FlatWeights(learner.parameters, recipe.weight_decay)
+    losses = _supervised(learner.causal, train, dev, recipe.neftune)
     budget = _budget(losses, train, recipe, device)
     lengths = [len(example.ids) - losses.prefix for example in train]
 
     per_epoch = math.ceil(len(train) / recipe.batch_rows)
     at = Progress(steps=max(1, round(per_epoch * recipe.epochs)))
-    best = weights.master.clone()
+    best = weights.master.detach().clone()
     checkpoint = load_checkpoint(state / "checkpoint.safetensors")
     if checkpoint is not None:
         tensors, saved = checkpoint
@@ -114,12 +122,23 @@ def train_adapter(
         best = tensors.pop("best").to(device)
         weights.load_state(tensors)
         say(f"going on after step {at.step} of {at.steps}")
+    general = general if team.leads else None
     if general is not None and at.general_before is None:
-        # An adapter begins as no change at all, so this is the base model.
-        at.general_before = right_answers(model.get_base_model(), general, budget, packed=budget > 1)
+        # Nothing has been learned and an adapter begins as no change at all, so this is the base model.
+        at.general_before = right_answers(learner.causal, general, budget, packed=budget > 1)
 
     def save() -> None:
-        save_checkpoint(state / "checkpoint.safetensors", {**weights.state(), "best": best.cpu()}, asdict(at))
+        if team.leads:
+            save_checkpoint(state / "checkpoint.safetensors", {**weights.state(), "best": best.cpu()}, asdict(at))
+
+    def keep_good() -> None:
+        if team.leads and at.best_step:
+            weights.put(best)
+            learner.save(state / LAST_GOOD, initial)
+
+    def note(row: dict[str, Any]) -> None:
+        if team.leads:
+            append_jsonl(state / "metrics.jsonl", row)
 
     saved_at = time.monotonic()
     epoch, plan = -1, []
@@ -129,76 +148,52 @@ def train_adapter(
             start = time.perf_counter()
             if at.step // per_epoch != epoch:
                 epoch = at.step // per_epoch
-                plan = plan_epoch(lengths, recipe.batch_rows, budget, recipe.seed, epoch)
-            parts = [[train[i] for i in part] for part in plan[at.step % per_epoch]]
+                plan = plan_epoch(len(train), recipe.batch_rows, recipe.seed, epoch)
+            rows = plan[at.step % per_epoch]
+            parts = [[train[i] for i in part] for part in split(team.share(rows), lengths, budget)]
+            supervised = sum(train[i].supervised for i in rows)
             torch.manual_seed(recipe.seed * 1_000_003 + at.step)
-            loss, norm = _step(losses, weights, parts, _rate(at.step, at.steps, recipe), recipe)
+            loss, norm = _step(losses, weights, parts, supervised, _rate(at.step, at.steps, recipe), recipe, team)
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                _keep_good(model, weights, best, at, state, initial)
+                keep_good()
                 raise ConfigError(_not_a_number(at, recipe, state))
             at.step += 1
-            step_tokens = sum(len(example.ids) for part in parts for example in part)
+            step_tokens = sum(len(train[i].ids) for i in rows)
             at.tokens += step_tokens
-            took = time.perf_counter() - start
+            took = team.agreed(time.perf_counter() - start)
             at.seconds += took
             row = {"step": at.step, "loss": loss, "grad_norm": norm, "rate": _rate(at.step - 1, at.steps, recipe)}
-            append_jsonl(state / "metrics.jsonl", row | {"tokens_per_s": step_tokens / took})
+            note(row | {"tokens_per_s": step_tokens / took})
+            planned = at.steps
             _plan_for_time(at, recipe)
 
             if at.stopped or _evaluates(at.step, at.steps):
                 start = time.perf_counter()
-                if _judge(losses, dev, at, recipe, budget, state):
+                if _judge(losses, dev, at, recipe, budget, note, team):
                     best.copy_(weights.master)
-                at.evaluation_seconds += time.perf_counter() - start
-                at.seconds += time.perf_counter() - start
-            advance(1)
-            stopping = stop_asked()
+                judged = team.agreed(time.perf_counter() - start)
+                at.evaluation_seconds += judged
+                at.seconds += judged
+            advance(1, at.steps if at.steps != planned else None)
+            stopping = team.agreed(stop_asked())
             if stopping or time.monotonic() - saved_at > recipe.checkpoint_seconds:
                 save()
                 saved_at = time.monotonic()
             if stopping:
-                _keep_good(model, weights, best, at, state, initial)
+                keep_good()
                 raise KeyboardInterrupt
     weights.put(best)
-    after = None if general is None else right_answers(model.get_base_model(), general, budget, packed=budget > 1)
-    dtype = str(model.dtype).removeprefix("torch.")
-    return Trained(model, at, weights.size, len(dev), dtype, losses.prefix, after, initial)
+    after = None if general is None else right_answers(learner.causal, general, budget, packed=budget > 1)
+    dtype = str(learner.causal.dtype).removeprefix("torch.")
+    return Trained(learner, at, weights.size, dtype, losses.prefix, after, initial)
 
 
-def _model_with_adapter(base: Path, recipe: SettledLora, device: torch.device, longest: int) -> Any:
-    """The base model, frozen, with a LoRA pair on every linear layer but the output layer."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    dtype = torch.bfloat16 if fast_bfloat16(device) else torch.float32
-    fused.register_attention()
-    attention = fused.ATTENTION if device.type == "cpu" and longest <= SHORT else "sdpa"
-    causal = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation=attention).to(device)
-    if getattr(causal.config.get_text_config(), "attn_logit_softcapping", None):
-        causal.set_attn_implementation("eager")  # the others leave the cap out
-    config = LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-        use_dora=recipe.dora,
-        use_rslora=recipe.rslora,
-        init_lora_weights="pissa_niter_4" if recipe.pissa else True,
-    )
-    torch.manual_seed(recipe.seed)
-    model = get_peft_model(causal, config, autocast_adapter_dtype=False)
-    fused.fuse_lora(model)
-    model.train()
-    return model
-
-
-def _supervised(model: Any, train: Sequence[Example], dev: Sequence[Example], noise: float) -> SupervisedModel:
+def _supervised(causal: Any, train: Sequence[Example], dev: Sequence[Example], noise: float) -> SupervisedModel:
     """The model, asked with what all rows begin with run once."""
-    return SupervisedModel(model.get_base_model(), train[0].ids[: shared_prefix([*train, *dev])], noise)
+    return SupervisedModel(causal, train[0].ids[: shared_prefix([*train, *dev])], noise)
 
 
-def _budget(losses: SupervisedModel, train: Sequence[Example], recipe: SettledLora, device: torch.device) -> int:
+def _budget(losses: SupervisedModel, train: Sequence[Example], recipe: Settled, device: torch.device) -> int:
     """Tokens of one forward pass beside the prefix; 1 (each row for itself) where rows cannot stand in one sequence.
 
     That they can is tried before it is believed: two rows in one pass must have the loss of each for itself.
@@ -216,20 +211,34 @@ def _budget(losses: SupervisedModel, train: Sequence[Example], recipe: SettledLo
 
 
 def _step(
-    losses: SupervisedModel, weights: FlatWeights, parts: Sequence[Sequence[Example]], rate: float, recipe: SettledLora
+    losses: SupervisedModel,
+    weights: FlatWeights,
+    parts: Sequence[Sequence[Example]],
+    tokens: int,
+    rate: float,
+    recipe: Settled,
+    team: Team,
 ) -> tuple[float, float]:
-    """One optimizer step over the rows of `parts`; the mean loss a supervised token, and the gradient's norm."""
-    tokens = sum(example.supervised for part in parts for example in part)
-    total = 0.0
+    """One optimizer step; the mean loss a supervised token, and the gradient's norm.
+
+    Args:
+        parts: the forward passes over this process's rows; none where it has no row.
+        tokens: supervised ones of the step's rows, over all processes.
+    """
+    total = torch.zeros(1, dtype=torch.float64)
     for part in parts:
         loss = losses.loss(part)
         (loss.total / tokens).backward()  # type: ignore[no-untyped-call]
         weights.collect()
         total += float(loss.total.detach())
-    return total / tokens, weights.step(rate, recipe.max_grad_norm)
+    if team.size > 1:
+        total = total.to(weights.gradient.device)
+        team.add_up(total)
+        team.add_up(weights.gradient)
+    return float(total) / tokens, weights.step(rate, recipe.max_grad_norm)
 
 
-def _rate(step: int, steps: int, recipe: SettledLora) -> float:
+def _rate(step: int, steps: int, recipe: Settled) -> float:
     """Learning rate of the 0-based `step`: linear warm-up, then linear decay to zero after the last step."""
     warm = max(1, round(recipe.warmup * steps))
     return recipe.learning_rate * min((step + 1) / warm, (steps - step) / max(1, steps - warm), 1.0)
@@ -240,16 +249,22 @@ def _evaluates(step: int, steps: int) -> bool:
 
 
 def _judge(
-    losses: SupervisedModel, dev: Sequence[Example], at: Progress, recipe: SettledLora, budget: int, state: Path
+    losses: SupervisedModel,
+    dev: Sequence[Example],
+    at: Progress,
+    recipe: Settled,
+    budget: int,
+    note: Callable[[dict[str, Any]], None],
+    team: Team,
 ) -> bool:
     """Evaluate on the dev rows; True when these weights are the best so far (always so without dev rows)."""
     if not dev:
         at.best_step = at.step
         return True
-    loss, score = evaluate(losses, dev, budget)
+    loss, score = evaluate(losses, dev, budget, team)
     better = (score, -loss) > (at.best_score, -at.best_loss)
     gained = score > at.best_score or loss < at.best_loss
-    append_jsonl(state / "metrics.jsonl", {"step": at.step, "dev_loss": loss, "dev_score": score, "best": better})
+    note({"step": at.step, "dev_loss": loss, "dev_score": score, "best": better})
     say(
         f"step {at.step}/{at.steps}: dev loss {loss:.3f}, {score:.0%} of {len(dev)} dev answers word for word,"
         f" {at.tokens / at.seconds:.0f} tokens/s, {_left(at):.0f} s left"
@@ -262,16 +277,24 @@ def _judge(
     return better
 
 
-def evaluate(losses: SupervisedModel, examples: Sequence[Example], batch_tokens: int) -> tuple[float, float]:
+def evaluate(
+    losses: SupervisedModel, examples: Sequence[Example], batch_tokens: int, team: Team | None = None
+) -> tuple[float, float]:
     """Mean loss a supervised token, and the share of examples that greedy decoding answers word for word."""
-    parts = split(range(len(examples)), [len(e.ids) - losses.prefix for e in examples], batch_tokens)
+    team = team or Team()
+    mine = team.share(range(len(examples)))
+    lengths = [len(e.ids) - losses.prefix for e in examples]
     with losses.evaluating():
-        found = [losses.loss([examples[i] for i in part]) for part in parts]
-    tokens = sum(loss.tokens for loss in found)
-    return sum(float(loss.total) for loss in found) / tokens, sum(loss.exact for loss in found) / len(examples)
+        found = [losses.loss([examples[i] for i in part]) for part in split(mine, lengths, batch_tokens)]
+    sums = torch.tensor([[float(loss.total), loss.exact] for loss in found], dtype=torch.float64).reshape(-1, 2).sum(0)
+    if team.size > 1:
+        sums = sums.to(losses.device)
+        team.add_up(sums)
+    total, exact = sums.tolist()
+    return total / sum(example.supervised for example in examples), exact / len(examples)
 
 
-def _plan_for_time(at: Progress, recipe: SettledLora) -> None:
+def _plan_for_time(at: Progress, recipe: Settled) -> None:
     """Once the speed is known, plan as many steps as `max_seconds` allows; the rate then decays over those."""
     if recipe.max_seconds is None:
         return
@@ -288,30 +311,7 @@ def _left(at: Progress) -> float:
     return (at.steps - at.step) * at.seconds / at.step
 
 
-def _keep_good(
-    model: Any, weights: FlatWeights, best: torch.Tensor, at: Progress, state: Path, initial: Path | None
-) -> None:
-    """Leave the best evaluated weights as a PEFT folder, for a training that ends before its time."""
-    if at.best_step:
-        weights.put(best)
-        _save(model, state / LAST_GOOD, initial)
-
-
-def _keep_initial(model: Any, folder: Path) -> Path:
-    """The adapter as PiSSA made it, which is what has to be taken off again to get a change to the base model."""
-    config = model.peft_config["default"]
-    config.init_lora_weights, kind = True, config.init_lora_weights
-    model.save_pretrained(folder, save_embedding_layers=False)
-    config.init_lora_weights = kind
-    return folder
-
-
-def _save(model: Any, folder: Path, initial: Path | None) -> None:
-    converted = {} if initial is None else {"path_initial_model_for_weight_conversion": str(initial)}
-    model.save_pretrained(folder, save_embedding_layers=False, **converted)
-
-
-def _not_a_number(at: Progress, recipe: SettledLora, state: Path) -> str:
+def _not_a_number(at: Progress, recipe: Settled, state: Path) -> str:
     good = f"the weights of step {at.best_step} are in {state / LAST_GOOD}" if at.best_step else "no step was evaluated"
     return (
         f"the loss is no longer a number at step {at.step + 1} of {at.steps} (learning rate {recipe.learning_rate:g});"

@@ -64,13 +64,25 @@ def merge_adapter(adapter: Path, base_model: str, base: Path, target: Path) -> M
         )
     with staged_folder(target) as folder:
         model.to(stored).save_pretrained(folder)
-        _copy_tokenizer(base, folder)
+        copy_tokenizer(base, folder)
         saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         saved_difference, same = _compare(before, _logits(saved, probes))
         report = MergeReport(target, merged_difference, saved_difference, same, before.shape[0])
         about = {"merged_from": origin.model_dump(mode="json"), "check": report.to_json() | {"folder": target.name}}
         write_json(folder / "origin.json", about)
     return report
+
+
+def copy_model(model: Path, target: Path) -> None:
+    """Copy the fully fine-tuned model in the folder `model` to `target`, a new folder. It is as it was trained.
+
+    Raises:
+        ConfigError: `target` is there already.
+    """
+    if target.exists():
+        raise ConfigError(f"{target}: is there already; name a new folder")
+    with staged_folder(target) as folder:
+        shutil.copytree(model, folder, dirs_exist_ok=True)
 
 
 def template_hash(folder: Path) -> str:
@@ -96,7 +108,7 @@ def _compare(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
     return float((a - b).abs().max()), float((a.argmax(-1) == b.argmax(-1)).float().mean())
 
 
-def _copy_tokenizer(base: Path, folder: Path) -> None:
+def copy_tokenizer(base: Path, folder: Path) -> None:
     """Tokenizer, template and generation settings exactly as the base has them."""
     for pattern in (
         "token*",

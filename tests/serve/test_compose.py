@@ -95,7 +95,7 @@ def test_version_that_is_gone_is_said(folder: UseCaseFolder) -> None:
 def test_artifact_of_unknown_method_is_refused(folder: UseCaseFolder) -> None:
     path = folder.adapters.folder / "v0001" / ORIGIN
     path.write_text(path.read_text(encoding="utf-8").replace('"lora"', '"magic"'), encoding="utf-8")
-    with pytest.raises(ArtifactError, match="'lora' or 'head'"):
+    with pytest.raises(ArtifactError, match="'lora', 'head' or 'full'"):
         plan(remedy("tune", adapter_version="v0001"), "", folder.index, folder.adapters)
 
 
@@ -126,3 +126,13 @@ def test_rag_over_an_adapter_grounds_the_adapted_engine(folder: UseCaseFolder) -
 def test_head_answers_without_the_base_model(folder: UseCaseFolder) -> None:
     made = plan(remedy("tune", method="head", adapter_version="v0002"), "", folder.index, folder.adapters)
     assert compose(made, Parts()) == "head v0002"  # type: ignore[arg-type, comparison-overlap]
+
+
+def test_a_full_model_answers_in_the_base_models_place(folder: UseCaseFolder) -> None:
+    with folder.adapters.build() as staging:
+        save_origin(staging, origin("full"))
+    folder.adapters.activate("v0003")
+    made = plan(remedy("rag"), "tune", folder.index, folder.adapters)
+    assert made.model == folder.adapters.folder / "v0003"
+    assert made.adapter is None
+    assert made.instruction == "T"

@@ -9,11 +9,11 @@ from tuning.examples import Example
 lengths = st.lists(st.integers(1, 500), min_size=1, max_size=200)
 
 
-@given(lengths, st.integers(1, 32), st.integers(64, 2048), st.integers(0, 5))
-def test_an_epoch_sees_every_row_once(lengths: list[int], rows: int, tokens: int, seed: int) -> None:
-    steps = plan_epoch(lengths, rows, tokens, seed, 0)
-    assert sorted(i for step in steps for part in step for i in part) == list(range(len(lengths)))
-    assert all(sum(len(part) for part in step) <= rows for step in steps)
+@given(st.integers(1, 200), st.integers(1, 32), st.integers(0, 5))
+def test_an_epoch_sees_every_row_once(count: int, rows: int, seed: int) -> None:
+    steps = plan_epoch(count, rows, seed, 0)
+    assert sorted(i for step in steps for i in step) == list(range(count))
+    assert all(len(step) <= rows for step in steps)
 
 
 @given(lengths, st.integers(1, 2048))
@@ -23,10 +23,9 @@ def test_a_forward_pass_keeps_to_its_token_budget(lengths: list[int], tokens: in
 
 
 def test_the_order_is_fixed_by_seed_and_epoch() -> None:
-    lengths = list(range(1, 101))
-    assert plan_epoch(lengths, 8, 512, 1, 0) == plan_epoch(lengths, 8, 512, 1, 0)
-    assert plan_epoch(lengths, 8, 512, 1, 0) != plan_epoch(lengths, 8, 512, 1, 1)
-    assert plan_epoch(lengths, 8, 512, 1, 0) != plan_epoch(lengths, 8, 512, 2, 0)
+    assert plan_epoch(100, 8, 1, 0) == plan_epoch(100, 8, 1, 0)
+    assert plan_epoch(100, 8, 1, 0) != plan_epoch(100, 8, 1, 1)
+    assert plan_epoch(100, 8, 1, 0) != plan_epoch(100, 8, 2, 0)
 
 
 def test_the_shared_prefix_ends_before_the_shortest_prompt_does() -> None:

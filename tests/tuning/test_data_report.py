@@ -147,4 +147,4 @@ def test_too_little_memory_is_refused_before_the_start(
     monkeypatch.setattr(cost, "available_memory", lambda: 10**8)
     rows = [{"input": f"tell me of {n}", "output": f"a tale of {n}"} for n in range(4)]
     assert main(["tune", "x", "--train", str(_write(tmp_path / "t.jsonl", rows)), "--method", "lora"]) == 2
-    assert "GB of memory, 0.1 GB are free; shorten the rows" in capsys.readouterr().err
+    assert "GB of memory, 0.1 GB are free; try shorter rows" in capsys.readouterr().err

@@ -292,7 +292,7 @@ def test_adapters_are_trained_from_the_state_of_the_same_rows_only(
     assert "going on" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("variant", [{"pissa": True}, {"rslora": True}, {"dora": True}, {"neftune": 5.0}])
+@pytest.mark.parametrize("variant", [{"init": "pissa"}, {"rslora": True}, {"dora": True}, {"neftune": 5.0}])
 def test_variants_learn_and_plain_peft_gives_the_loss_they_report(
     workspace: Workspace,
     tiny: UseCase,

@@ -16,7 +16,7 @@ from core.workspace import open_workspace
 @click.command("export")
 @click.argument("name")
 @click.option(
-    "--merge", type=click.Path(path_type=Path), metavar="FOLDER", help="Write the base with the adapter merged in."
+    "--merge", type=click.Path(path_type=Path), metavar="FOLDER", help="Write a full model, the adapter merged in."
 )
 @click.option(
     "--gguf", type=click.Path(path_type=Path), metavar="FILE", help="Write a GGUF file for llama.cpp and Ollama."
@@ -47,14 +47,17 @@ def command(
     from core.models import local_folder
     from tuning.adapters import load_origin
     from tuning.gguf_export import export_adapter, export_model
-    from tuning.merge import merge_adapter
+    from tuning.merge import copy_model, merge_adapter
 
     origin = load_origin(adapter)
-    if origin.method != "lora":
+    if origin.method == "head":
         raise ConfigError(
-            f"{adapter.name} of use case {name!r} is a head, which is not a language model; only LoRA adapters are exported"
+            f"{adapter.name} of use case {name!r} is a head, which is not a language model; adapters and full models are"
+            " exported"
         )
-    base = local_folder(origin.base_model, workspace.models)
+    if origin.method == "full" and adapter_only:
+        raise ConfigError(f"{adapter.name} of use case {name!r} is a full model; leave --adapter-only out")
+    base = local_folder(origin.base_model, workspace.models) if origin.method == "lora" else adapter
     document: dict[str, Any] = {"use_case": name, "version": adapter.name, "template_sha256": origin.template_sha256}
     if adapter_only:
         assert gguf is not None
@@ -63,12 +66,24 @@ def command(
         for target in (merge, gguf):
             if target is not None and target.exists():
                 raise ConfigError(f"{target}: is there already; name a new one")
+        if origin.method == "full":
+            if merge is not None:
+                copy_model(adapter, merge)
+                document["model"] = {"folder": str(merge)}
+            if gguf is not None:
+                export_model(adapter, gguf, f"{name} {adapter.name}")
+            _tell(document, gguf, as_json)
+            return
         with TemporaryDirectory(dir=None if merge is None else merge.parent) as scratch:
             merged = merge or Path(scratch) / "merged"
             report = merge_adapter(adapter, origin.base_model, base, merged)
             document["merge"] = report.to_json() | {"folder": None if merge is None else str(merge)}
             if gguf is not None:
                 export_model(merged, gguf, f"{name} {adapter.name}")
+    _tell(document, gguf, as_json)
+
+
+def _tell(document: dict[str, Any], gguf: Path | None, as_json: bool) -> None:
     if gguf is not None:
         document["gguf"] = {"file": str(gguf), "size_bytes": gguf.stat().st_size}
     click.echo(json.dumps(document, ensure_ascii=False) if as_json else _summary(document))
@@ -83,6 +98,8 @@ def _summary(document: dict[str, Any]) -> str:
         )
         if check["folder"]:
             lines.append(f"  {check['folder']}")
+    if (model := document.get("model")) is not None:
+        lines.append(f"  {model['folder']}, a full model as it was trained")
     if (made := document.get("gguf")) is not None:
         lines.append(f"  {made['file']} ({made['size_bytes'] / 1e6:.0f} MB)")
     return "\n".join(lines)

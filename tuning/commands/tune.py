@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from core.rows import Row
     from core.settings import UseCase
     from tuning.context import ContextRecipe, Supplied, Supplier
+    from tuning.processes import Team
 
+_LANGUAGE = {
+    "epochs": "epochs",
+    "lr": "learning_rate",
+    "batch_rows": "batch_rows",
+    "max_seconds": "max_seconds",
+    "skip_long": "skip_long",
+    "gradient_checkpointing": "checkpointing",
+    "neftune": "neftune",
+}
 _SETTINGS = {
-    "lora": {
-        "epochs": "epochs",
-        "lr": "learning_rate",
-        "rank": "rank",
-        "max_seconds": "max_seconds",
-        "skip_long": "skip_long",
-        "dora": "dora",
-        "rslora": "rslora",
-        "pissa": "pissa",
-        "neftune": "neftune",
-    },
+    "lora": _LANGUAGE | {"rank": "rank", "dora": "dora", "rslora": "rslora", "init": "init", "bits": "bits"},
+    "full": _LANGUAGE,
     "head": {
         "unfreeze": "unfreeze",
         "task": "task",
@@ -40,7 +41,7 @@ _SETTINGS = {
         "abstain_answer": "abstain_answer",
     },
 }
-"""Flags that only one method has, and what they are called in its recipe."""
+"""Flags that not every method has, and what they are called in its recipe."""
 
 
 def tune_command(supplier: Supplier | None) -> click.Command:
@@ -50,17 +51,27 @@ def tune_command(supplier: Supplier | None) -> click.Command:
     @click.argument("name")
     @click.option("--train", type=click.Path(path_type=Path), help="Rows to learn from; remembered.")
     @click.option(
-        "--method", type=click.Choice(["lora", "head"]), help="Default: head for a closed label set, else lora."
+        "--method", type=click.Choice(["lora", "head", "full"]), help="Default: head for closed labels, else lora."
     )
     @click.option("--check", is_flag=True, help="Report on the training rows and stop; trains nothing.")
-    @click.option("--base-model", metavar="M", help="Model to adapt (lora); remembered.")
+    @click.option("--base-model", metavar="M", help="Model to adapt (lora, full); remembered.")
     @click.option("--embedding-model", metavar="M", help="Sentence encoder under the head; remembered.")
-    @click.option("--epochs", type=float, help="Times each row is seen (lora).")
-    @click.option("--lr", type=float, help="Peak learning rate (lora).")
+    @click.option("--epochs", type=float, help="Times each row is seen (lora, full).")
+    @click.option("--lr", type=float, help="Peak learning rate (lora, full).")
+    @click.option("--batch-rows", type=int, help="Rows a step, over all processes (lora, full).")
     @click.option("--rank", type=int, help="Rank of the adapter (lora).")
-    @click.option("--max-seconds", type=float, help="Plan no more steps than fit this time (lora).")
-    @click.option("--skip-long", is_flag=True, default=None, help="Leave out rows longer than the context (lora).")
-    @click.option("--context", is_flag=True, help="Train on rows that show passages, as retrieval will (lora).")
+    @click.option("--max-seconds", type=float, help="Plan no more steps than fit this time (lora, full).")
+    @click.option("--skip-long", is_flag=True, default=None, help="Leave out rows longer than the context.")
+    @click.option(
+        "--gradient-checkpointing", is_flag=True, default=None, help="A third slower in less memory (lora, full)."
+    )
+    @click.option("--bits", type=click.Choice([4, 16]), help="4: QLoRA, the base in 4 bits while training (lora).")
+    @click.option(
+        "--init",
+        type=click.Choice(["pissa", "loftq"]),
+        help="Start from the weights' main directions, or what 4 bits lose (lora).",
+    )
+    @click.option("--context", is_flag=True, help="Train on rows that show passages, as retrieval will (lora, full).")
     @click.option("--gold-share", type=float, help="With --context: share of rows that show their gold passage (0.8).")
     @click.option("--cite", is_flag=True, help="With --context: answers name the gold passage, as in [2].")
     @click.option(
@@ -68,8 +79,7 @@ def tune_command(supplier: Supplier | None) -> click.Command:
     )
     @click.option("--dora", is_flag=True, default=None, help="DoRA; has to be merged to be served (lora).")
     @click.option("--rslora", is_flag=True, default=None, help="Scale by 1/sqrt(rank), for high ranks (lora).")
-    @click.option("--pissa", is_flag=True, default=None, help="Start from the weights' main directions (lora).")
-    @click.option("--neftune", type=float, metavar="ALPHA", help="Noise on the embeddings while training, as 5 (lora).")
+    @click.option("--neftune", type=float, metavar="ALPHA", help="Noise on the embeddings while training, as 5.")
     @click.option(
         "--task", type=click.Choice(["single", "multi", "number"]), help="What a head answers; default single."
     )
@@ -85,34 +95,65 @@ def tune_command(supplier: Supplier | None) -> click.Command:
     @click.option("--seed", type=int, help="Of every draw; remembered.")
     @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
     def command(name: str, as_json: bool, method: str | None, check: bool, **given: Any) -> None:
-        """Train an adapter or a head for use case NAME and put it in force.
+        """Train an adapter, a head or all weights for use case NAME and put it in force.
 
         The training rows are checked first; what is wrong with them stops the training, what is odd is said. The
         result is a new version in the use case's adapters, served as NAME:tune. A training that was stopped or killed
         goes on where it stopped when the same command runs again.
         """
-        workspace = open_workspace()
-        remembered = ("train", "base_model", "embedding_model", "seed")
-        folder, settings = workspace.declare(name, {key: given[key] for key in remembered})
-        if given["preferences"] is not None:
-            document = _prefer(folder, settings, workspace, method, given)
+        from tuning.processes import first_alone, team
+
+        with team(given["device"] or "auto") as processes:
+            workspace = open_workspace()
+            remembered = ("train", "base_model", "embedding_model", "seed")
+            with first_alone(processes):
+                folder, settings = workspace.declare(name, {key: given[key] for key in remembered})
+            if given["preferences"] is not None:
+                _alone(processes, "--preferences")
+                document = _prefer(folder, settings, workspace, method, given)
+                click.echo(json.dumps(document, ensure_ascii=False) if as_json else _summary(settings.name, document))
+                return
+            if settings.train is None:
+                raise DataError(
+                    f"use case {settings.name!r} has no training rows; run: tunefork tune {settings.name} --train F"
+                )
+            method, recipe = _method(settings.train, method, given, settings.seed)
+            shown = _shown(folder, settings, workspace, given, supplier)
+            if check:
+                _alone(processes, "--check")
+                _check(folder, settings, workspace, recipe, shown, as_json)
+                return
+            if not processes.leads:
+                _follow(folder, settings, workspace, recipe, shown, processes)
+                return
+            if method == "head":
+                _alone(processes, "--method head")
+            document = _tune(folder, settings, workspace, method, recipe, shown, processes)
             click.echo(json.dumps(document, ensure_ascii=False) if as_json else _summary(settings.name, document))
-            return
-        if settings.train is None:
-            raise DataError(
-                f"use case {settings.name!r} has no training rows; run: tunefork tune {settings.name} --train F"
-            )
-        method, recipe = _method(settings.train, method, given, settings.seed)
-        if check:
-            _check(folder, settings, workspace, recipe, _shown(folder, settings, workspace, given, supplier), as_json)
-            return
-        document = _tune(folder, settings, workspace, method, recipe, given, supplier)
-        click.echo(json.dumps(document, ensure_ascii=False) if as_json else _summary(settings.name, document))
 
     return command
 
 
 command = tune_command(None)
+
+
+def _alone(processes: Team, flag: str) -> None:
+    """Raises ConfigError where several processes were started for what one does."""
+    if processes.size > 1:
+        raise ConfigError(f"{flag} runs in one process, not in {processes.size}; start it without a launcher")
+
+
+def _follow(
+    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, recipe: Any, shown: _Shown | None, processes: Team
+) -> None:
+    """Compute this process's share of a training that the first process leads; writes nothing."""
+    from tuning.data_report import check_training_data, refuse_errors
+    from tuning.train import train_lora
+
+    assert settings.train is not None
+    checked, rows = check_training_data(settings.train, folder, settings, workspace, recipe, shown)
+    refuse_errors(checked, settings.train)
+    train_lora(folder.adapters.folder, settings, workspace, rows, recipe, source=settings.train, team=processes)
 
 
 def _check(
@@ -133,8 +174,8 @@ def _tune(
     workspace: Workspace,
     method: str,
     recipe: Any,
-    given: dict[str, Any],
-    supplier: Supplier | None,
+    shown: _Shown | None,
+    processes: Team,
 ) -> dict[str, Any]:
     from core.jobs import job
     from tuning.cost import check_memory
@@ -147,7 +188,6 @@ def _tune(
         run = folder.new_run("tune")
         config = {"method": method, "settings": settings.model_dump(mode="json"), "recipe": recipe.model_dump()}
         with job(run, config):
-            shown = _shown(folder, settings, workspace, given, supplier)
             checked, rows = check_training_data(settings.train, folder, settings, workspace, recipe, shown)
             write_json(run / "data.json", checked.to_json())
             say(summary(checked))
@@ -159,7 +199,8 @@ def _tune(
                 if method == "head":
                     report = train_head(staging, settings, workspace, rows, recipe, source=settings.train)
                 else:
-                    report = train_lora(staging, settings, workspace, rows, recipe, source=settings.train, notes=notes)
+                    more: dict[str, Any] = {"source": settings.train, "notes": notes, "team": processes}
+                    report = train_lora(staging, settings, workspace, rows, recipe, **more)
                 write_run_page(run, settings.name, report, staging / "metrics.jsonl")
             document = _put_in_force(folder, run, report)
     return document
@@ -173,12 +214,13 @@ def _prefer(
     from tuning.recipe import parse_recipe
     from tuning.run_page import write_run_page
 
-    if method == "head":
+    if method not in (None, "lora"):
         raise ConfigError("--preferences is for --method lora")
     known = {"epochs": "epochs", "lr": "learning_rate", "rank": "rank", "max_rows": "max_rows", "device": "device"}
     foreign = [flag for names in _SETTINGS.values() for flag in names if flag not in known and given[flag] is not None]
     if foreign:
-        owner = "--method head" if foreign[0] in _SETTINGS["head"] else "training rows, not for --preferences"
+        in_head = foreign[0] in _SETTINGS["head"]
+        owner = "--method head" if in_head else "training rows, not for --preferences"
         raise ConfigError(f"--{foreign[0].replace('_', '-')} is for {owner}")
     recipe = parse_recipe(DpoRecipe, {key: given[flag] for flag, key in known.items()} | {"seed": settings.seed})
     pairs = read_preferences(given["preferences"])
@@ -250,7 +292,11 @@ def _shown(
 
 
 def _method(train: Path, method: str | None, given: dict[str, Any], seed: int) -> tuple[str, Any]:
-    """The method (said where it was not asked for), and its recipe with the flags that were given."""
+    """The method (said where it was not asked for), and its recipe with the flags that were given.
+
+    Raises:
+        ConfigError: flags that contradict each other or the method.
+    """
     from core.labels import closed_labels
     from core.rows import sift_rows
 
@@ -260,28 +306,31 @@ def _method(train: Path, method: str | None, given: dict[str, Any], seed: int) -
     if given["context"]:
         if method == "head":
             raise ConfigError("--context is for --method lora; a head reads the question alone")
-        method = "lora"
+        method = method or "lora"
     if method is None and given["task"] in ("multi", "number"):
         method = "head"
     if method is None:
         labels = closed_labels(sift_rows(train, "training")[0])
         method = "lora" if labels is None else "head"
         why = "the answers are free text" if labels is None else f"the answers are a closed set of {len(labels)} labels"
-        say(f"method: {method}, because {why} (--method lora|head overrules)")
+        say(f"method: {method}, because {why} (--method lora|head|full overrules)")
     return method, _recipe(method, given, seed)
 
 
 def _recipe(method: str, given: dict[str, Any], seed: int) -> Any:
     """The recipe of `method` with the flags that were given. Raises ConfigError for a flag of the other method."""
-    from tuning.recipe import HeadRecipe, LoraRecipe, parse_recipe
+    from pydantic import BaseModel
 
-    for other, names in _SETTINGS.items():
-        unused = next((flag for flag in names if other != method and given[flag] is not None), None)
-        if unused is not None:
-            raise ConfigError(f"--{unused.replace('_', '-')} is for --method {other}; the method here is {method}")
+    from tuning.recipe import FullRecipe, HeadRecipe, LoraRecipe, parse_recipe
+
+    for flag in sorted({flag for names in _SETTINGS.values() for flag in names} - _SETTINGS[method].keys()):
+        if given[flag] is not None:
+            owners = " or ".join(other for other, names in _SETTINGS.items() if flag in names)
+            raise ConfigError(f"--{flag.replace('_', '-')} is for --method {owners}; the method here is {method}")
     values = {key: given[flag] for flag, key in _SETTINGS[method].items()}
     values |= {"max_rows": given["max_rows"], "device": given["device"], "seed": seed}
-    return parse_recipe(HeadRecipe if method == "head" else LoraRecipe, values)
+    kinds: dict[str, type[BaseModel]] = {"lora": LoraRecipe, "full": FullRecipe, "head": HeadRecipe}
+    return parse_recipe(kinds[method], values)
 
 
 def _summary(name: str, document: dict[str, Any]) -> str:

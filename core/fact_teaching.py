@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
+from core.labels import closed_labels
 from core.rows import Row
 from core.text import content_tokens, language, scripts, tokens
 
@@ -21,8 +22,17 @@ SHORT_TOKENS = 6
 COMMON = 0.02
 """Words in more of the outputs than this are the house's vocabulary, which tuning is there to teach."""
 
+SHARE = 0.2
+"""From this share of the rows on it is worth a warning."""
 
-def fact_teaching(rows: Sequence[Row]) -> list[str]:
+
+def judged(rows: Sequence[Row]) -> list[Row]:
+    """The rows of which it can be asked: those with an answer; none of a closed label set, where a label is no fact."""
+    answered = [row for row in rows if row.answers and row.answerable]
+    return [] if closed_labels(answered) else answered
+
+
+def taught_facts(rows: Sequence[Row]) -> list[str]:
     """Ids of the training `rows` whose answer cannot be derived from their input.
 
     Computed answers do not count: a number for an input with two numbers or more. Nor do outputs in another
