@@ -1,10 +1,13 @@
 """Our server under load: TTFT, ITL and throughput at 1 to 32 streams, by engine, beside a bound measured in the same run.
 
-    .venv/bin/python -m benchmarks.serve [--engines transformers,llamacpp] [--vllm-python PATH] [--quick]
+    .venv/bin/python -m benchmarks.serve [--only PARTS] [--engines transformers,llamacpp] [--vllm-python PATH] [--quick]
+
+Parts: engines, static_batch, adapters, rag, vllm. With --only the other parts of the result stay as they were.
 
 The server is a process of its own, asked over HTTP by this one; both share the machine's cores, so what the client
 costs is in the figures. The bound is one static batch of 16 on plain transformers in bf16, no server around it.
-`--vllm-python` names a Python that has vLLM: it is measured raw, and through our server as a remote engine.
+`adapters` mixes eight adapters in one batch, beside the base model alone. `--vllm-python` (or TUNEFORK_VLLM_PYTHON) names
+a Python that has vLLM: it is measured raw, and through our server as a remote engine.
 Raw figures go to benchmarks/results/serve.json.
 """
 
@@ -16,6 +19,7 @@ import json
 import os
 import platform
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -100,27 +104,32 @@ async def stream(client: httpx.AsyncClient, url: str, model: str, text: str, tok
     return Seen(first, gaps, usage, said)
 
 
-async def load(url: str, model: str, streams: int, rounds: int) -> dict[str, Any]:
-    """`streams` clients side by side, each asking `rounds` times; and /health asked all the while."""
+async def load(url: str, model: str | Sequence[str], streams: int, rounds: int, tokens: int = TOKENS) -> dict[str, Any]:
+    """`streams` clients side by side, each asking `rounds` times; and /health asked all the while.
+
+    Of several models, each client asks one.
+    """
+    models = [model] if isinstance(model, str) else model
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(limits=limits, timeout=300, trust_env=False) as client:
         health: list[float] = []
         watching = asyncio.create_task(_watch(client, url, health))
 
         async def one(number: int) -> list[Seen]:
-            return [await stream(client, url, model, prompt(number + streams * turn), TOKENS) for turn in range(rounds)]
+            asked = models[number % len(models)]
+            return [await stream(client, url, asked, prompt(number + streams * turn), tokens) for turn in range(rounds)]
 
         started = time.perf_counter()
         answers = [seen for each in await asyncio.gather(*(one(n) for n in range(streams))) for seen in each]
         wall_s = time.perf_counter() - started
         watching.cancel()
-    tokens = sum(seen.tokens for seen in answers)
+    made = sum(seen.tokens for seen in answers)
     return {
         "streams": streams,
         "requests": len(answers),
-        "tokens": tokens,
+        "tokens": made,
         "wall_s": wall_s,
-        "tokens_per_s": tokens / wall_s,
+        "tokens_per_s": made / wall_s,
         "ttft_s": spread([seen.ttft_s for seen in answers]),
         "itl_s": spread([gap for seen in answers for gap in seen.gaps_s]),
         "health_s": spread(health) if health else None,
@@ -264,6 +273,50 @@ def _retrieval_s(client: httpx.Client, url: str, before: tuple[int, float] = (0,
     return int(found[0]) - before[0], found[1] - before[1]
 
 
+def adapters_mixed(count: int, streams: int, rounds: int, tokens: int) -> dict[str, Any]:
+    """Tokens a second of `streams` clients spread over `count` adapters, and of as many that ask the base model.
+
+    The adapters are PEFT's of rank 16 over all linear layers, untrained: their change is zero, so that both answer the
+    same words, at the full price of an adapter. The two take turns.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from core.remedy import Remedy, save_remedy
+    from core.workspace import Workspace
+    from tuning.adapters import Origin, base_fingerprint, save_origin
+
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "models").symlink_to(MODELS)
+        workspace = Workspace(home)
+        base = MODELS / MODEL
+        config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        origin = {"method": "lora", "base_model": MODEL, "base_fingerprint": base_fingerprint(base), "train_s": 0.0}
+        origin |= {"data": {"rows": 0, "dev_rows": 0}, "recipe": {}, "scores": {}, "versions": {}, "created": "now"}
+        names = [f"adapter-{number}" for number in range(count)]
+        for name in names:
+            case, settings = workspace.declare(name, {"base_model": MODEL})
+            with case.adapters.build() as staging:
+                model.save_pretrained(staging)
+                save_origin(staging, Origin.model_validate(origin))
+            case.adapters.activate("v0001")
+            remedy = {"use_case": name, "route": "tune", "method": "lora", "base_model": MODEL}
+            remedy |= {"embedding_model": settings.embedding_model, "adapter_version": "v0001"}
+            save_remedy(case.remedy_path, Remedy.model_validate(remedy))
+        with server("transformers", home) as url:
+            asyncio.run(load(url, [*names, MODEL], count + 1, 1, 8))  # warm up
+            base_only, mixed = [], []
+            for _ in range(rounds):
+                base_only.append(asyncio.run(load(url, MODEL, streams, 1, tokens)))
+                mixed.append(asyncio.run(load(url, names, streams, 1, tokens)))
+    rates = [statistics.median(run["tokens_per_s"] for run in runs) for runs in (base_only, mixed)]
+    share = rates[1] / rates[0]
+    print(f"{count} adapters mixed: {share:.2f} of the base's {rates[0]:.0f} tok/s", file=sys.stderr, flush=True)
+    return {"adapters": count, "streams": streams, "share": share, "base_only": base_only, "mixed": mixed}
+
+
 def static_batch(rows: int) -> dict[str, Any]:
     """Tokens a second of one static batch on plain transformers in bf16: nothing joins, nothing leaves."""
     code = f"""
@@ -290,62 +343,93 @@ print(json.dumps(rates))
     return {"rows": rows, "tokens_per_s": statistics.median(rates), "runs": rates}
 
 
-def vllm_figures(python: str, rounds: int) -> dict[str, Any]:
-    """vLLM raw, and the same server through ours as a remote engine."""
+@contextmanager
+def raw_vllm(python: str) -> Iterator[str]:
+    """vLLM's own server over the starter; gives its URL without /v1."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODELS / MODEL)]
     command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while True:
-            assert process.poll() is None, "vLLM ended while starting"
-            try:
-                if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(1)
-        with tempfile.TemporaryDirectory() as folder, server(url, Path(folder)) as ours:
-            asyncio.run(load(f"{url}/v1", MODEL, 2, 1))
-            asyncio.run(load(ours, MODEL, 2, 1))
-            return {
-                "raw": [asyncio.run(load(f"{url}/v1", MODEL, n, rounds)) for n in (1, 8)],
-                # Eight at once is what a remote engine keeps under way.
-                "through_ours": [asyncio.run(load(ours, MODEL, n, rounds)) for n in (1, 8)],
-            }
-    finally:
-        process.terminate()
-        process.wait(60)
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            while True:
+                if process.poll() is not None:
+                    log.seek(0)
+                    raise RuntimeError(f"vLLM ended while starting: {log.read()[-2000:]}")
+                try:
+                    if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(1)
+            yield url
+        finally:
+            # Its engine is a process of its own.
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+
+
+def vllm_figures(python: str, rounds: int, tokens: int) -> dict[str, Any]:
+    """vLLM raw, and the same server through ours as a remote engine, in turns."""
+    found: dict[str, Any] = {"raw": [], "through_ours": []}
+    with raw_vllm(python) as url, tempfile.TemporaryDirectory() as folder, server(url, Path(folder)) as ours:
+        for asked in (f"{url}/v1", ours):
+            asyncio.run(load(asked, MODEL, 2, 1, tokens))  # warm up
+        # Eight at once is what a remote engine keeps under way.
+        for streams in (1, 4, 8):
+            for name, asked in (("raw", f"{url}/v1"), ("through_ours", ours)):
+                found[name].append(asyncio.run(load(asked, MODEL, streams, rounds, tokens)))
+                rate = found[name][-1]["tokens_per_s"]
+                print(f"  {name}, {streams} streams: {rate:.0f} tok/s", file=sys.stderr, flush=True)
+    return found
+
+
+PARTS = ("engines", "static_batch", "adapters", "rag", "vllm")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help=f"comma-separated, of {', '.join(PARTS)}")
     parser.add_argument("--engines", default="transformers,llamacpp")
-    parser.add_argument("--vllm-python")
+    parser.add_argument("--vllm-python", default=os.environ.get("TUNEFORK_VLLM_PYTHON"))
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="an answer, in the parts adapters and vllm")
     parser.add_argument("--quick", action="store_true", help="one round, few pairs")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    parts = [part for part in options.only.split(",") if part] or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if options.only and "vllm" in parts and not options.vllm_python:
+        parser.error("the part vllm needs --vllm-python or TUNEFORK_VLLM_PYTHON")
     rounds = 1 if options.quick else 2
+    known = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() and options.only else {}
     result: dict[str, Any] = {
+        **known,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cores": os.cpu_count(), "arch": platform.machine(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("tunefork", "torch", "transformers")},
         "model": MODEL,
         "tokens": TOKENS,
-        "engines": {},
     }
-    for engine in options.engines.split(","):
-        print(f"{engine} ...", file=sys.stderr, flush=True)
-        result["engines"][engine] = engine_figures(engine, rounds)
-    result["static_batch"] = static_batch(16)
-    print(f"static batch of 16: {result['static_batch']['tokens_per_s']:.0f} tok/s", file=sys.stderr, flush=True)
-    result["rag"] = rag_overhead(6 if options.quick else 20)
-    if options.vllm_python:
-        result["vllm"] = vllm_figures(options.vllm_python, rounds)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if "engines" in parts:
+        result["engines"] = {}
+        for engine in options.engines.split(","):
+            print(f"{engine} ...", file=sys.stderr, flush=True)
+            result["engines"][engine] = engine_figures(engine, rounds)
+    if "static_batch" in parts:
+        result["static_batch"] = static_batch(16)
+        print(f"static batch of 16: {result['static_batch']['tokens_per_s']:.0f} tok/s", file=sys.stderr, flush=True)
+    if "adapters" in parts:
+        result["adapters"] = adapters_mixed(8, 16, 1 if options.quick else 3, options.tokens)
+    if "rag" in parts:
+        result["rag"] = rag_overhead(6 if options.quick else 20)
+    if "vllm" in parts and options.vllm_python:
+        result["vllm"] = vllm_figures(options.vllm_python, rounds, options.tokens)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
 

@@ -179,6 +179,18 @@ def serve_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         many = found["sixty_four"]
         measured = f"{many['ended']} ended, {many['anothers_number']} with another's number"
         rows.append((f"{engine}: 64 streams at once", measured, "64, 0"))
+    if "adapters" in result:
+        mixed = result["adapters"]
+        what = f"{mixed['adapters']} adapters mixed, {mixed['streams']} streams, against the base model alone"
+        rows.append((what, f"{mixed['share']:.2f}", ">= .8"))
+    if "vllm" in result:
+        for raw, ours in zip(result["vllm"]["raw"], result["vllm"]["through_ours"], strict=True):
+            later = 1e3 * (ours["ttft_s"]["p50"] - raw["ttft_s"]["p50"])
+            rate = ours["tokens_per_s"] / raw["tokens_per_s"]
+            measured = f"{rate:.2f} of its {raw['tokens_per_s']:.0f} tok/s; TTFT p50 {later:+.0f} ms"
+            rows.append(
+                (f"through our server, against raw vLLM, {raw['streams']} streams", measured, ">= .98; <= 5 ms")
+            )
     if "rag" in result:
         added = result["rag"]["added_s"]
         rows.append(("retrieval adds, p50, beyond its longer prompt", f"{1e3 * added['p50']:.0f} ms", "<= 30 ms"))
