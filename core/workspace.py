@@ -208,8 +208,15 @@ class Workspace:
 
 
 def open_workspace() -> Workspace:
-    """The workspace of TUNEFORK_HOME, else ./.tunefork. Nothing is written until something is stored."""
-    return Workspace(Path(os.environ.get("TUNEFORK_HOME") or ".tunefork").absolute())
+    """The workspace of TUNEFORK_HOME, else ./.tunefork. Nothing is written until something is stored.
+
+    Raises:
+        ConfigError: it is a file.
+    """
+    path = Path(os.environ.get("TUNEFORK_HOME") or ".tunefork").absolute()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"the workspace {path} is no folder; name one in TUNEFORK_HOME")
+    return Workspace(path)
 
 
 def _save(path: Path, settings: UseCase) -> None:

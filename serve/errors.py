@@ -218,8 +218,10 @@ def _param(loc: Sequence[int | str]) -> str:
     for part in loc[1:]:
         if isinstance(part, int):
             text += f"[{part}]"
+        elif not text:
+            text = part  # a field, also where a member of a union has its name: `user`
         elif part not in _UNION_MEMBERS and part != "[key]":
-            text += f".{part}" if text else part
+            text += f".{part}"
     return text
 
 

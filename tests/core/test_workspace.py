@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import ArtifactError, ConfigError, UnknownUseCase
-from core.workspace import Versions, Workspace
+from core.workspace import Versions, Workspace, open_workspace
 
 
 def test_flags_are_remembered_for_the_next_command(workspace: Workspace, tmp_path: Path) -> None:
@@ -109,3 +109,10 @@ def test_a_use_case_whose_deletion_was_killed_is_gone_and_off_the_disk_with_the_
     assert workspace.names() == ["other"]
     workspace.delete("other")
     assert list(folder.iterdir()) == []
+
+
+def test_a_workspace_that_is_a_file_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TUNEFORK_HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="is no folder; name one in TUNEFORK_HOME"):
+        open_workspace()
