@@ -154,8 +154,11 @@ class Decoder:
         return _Planned(row, Prefix(beginning.row.prompt, row.adapter, _joined(beginning, own)), length)
 
     def _group(self, first: _Planned) -> list[_Planned]:
-        """Entered rows to prefill with `first`: on the same beginning, nearest in length, within the token budget."""
-        same = [p for p in self._entering if p.prefix is first.prefix and p.covered == first.covered]
+        """Entered rows to prefill with `first`: on a beginning as long, nearest in length, within the token budget.
+
+        Of several adapters too, whose beginnings are the same words read differently: apart, they would take turns.
+        """
+        same = [p for p in self._entering if p.covered == first.covered]
         same.sort(key=lambda p: abs(p.rest - first.rest))
         group: list[_Planned] = []
         width = 0
@@ -169,11 +172,11 @@ class Decoder:
     def _run_prompts(self, group: Sequence[_Planned]) -> tuple[torch.Tensor, list[Layers]]:
         """Logits after each prompt [rows, vocabulary], and each row's keys and values of what was not covered.
 
-        The rows of `group` stand on the same beginning. Prompts are padded on the left, so that the last column holds
+        The rows of `group` stand on beginnings of the same length. Prompts are padded on the left, so that the last column holds
         every row's last token.
         """
         device = self._model.device
-        prefix, covered = group[0].prefix, group[0].covered
+        covered = group[0].covered
         width = max(p.rest for p in group)
         padding = [width - p.rest for p in group]
         ids = torch.zeros((len(group), width), dtype=torch.long)
@@ -183,14 +186,11 @@ class Decoder:
             torch.arange(covered, covered + width, device=device) - torch.tensor(padding, device=device)[:, None]
         )
         cache = Cache(layers=[DynamicLayer() for _ in range(self._layers)])
-        if prefix is not None:
-            for layer, (keys, values) in zip(cache.layers, prefix.layers, strict=True):
-                layer.update(
-                    keys[None, :, :covered].expand(len(group), -1, -1, -1),
-                    values[None, :, :covered].expand(len(group), -1, -1, -1),
-                )
+        if covered:
+            for number, layer in enumerate(cache.layers):
+                layer.update(_beginnings(group, number, 0), _beginnings(group, number, 1))
         mask = None
-        if prefix is not None or any(padding):
+        if covered or any(padding):
             before = torch.arange(covered, device=device).expand(len(group), -1)
             columns = torch.cat([before, positions], 1)
             present = torch.cat([torch.ones_like(before, dtype=torch.bool), positions >= covered], 1)
@@ -269,6 +269,14 @@ def masks_of(config: Any) -> Masks:
 
 ONE_MASK = ("mistral", "ministral3")
 """Models that name their layers' kinds in the config and still take one mask for all."""
+
+
+def _beginnings(group: Sequence[_Planned], layer: int, which: int) -> torch.Tensor:
+    """Keys (`which` 0) or values (1) of the rows' beginnings [rows, key heads, length, dim]; shared where all are one."""
+    parts = [p.prefix.layers[layer][which][:, : p.covered] for p in group if p.prefix is not None]
+    if all(p.prefix is group[0].prefix for p in group):
+        return parts[0].expand(len(group), -1, -1, -1)
+    return torch.stack(parts)
 
 
 def _joined(planned: _Planned, own: Layers) -> Layers:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from core.engines.decoding import Decoder
 from core.engines.transformers import TransformersEngine, load_model
 from core.errors import ArtifactError, EngineError, EngineUnavailable
 from core.types import Completion, Message, Request, Sampling
@@ -256,6 +257,30 @@ def test_adapters_and_base_mix_in_one_batch(llama: Path, engine: TransformersEng
     base = [text for text, request in zip(alone, requests, strict=True) if request.adapter is None]
     assert base == _generated(llama, [_request(question) for question in QUESTIONS])
     assert len({*alone[:3]}) == 3
+
+
+def test_beginnings_that_adapters_share_are_prefilled_together(
+    llama: Path, engine: TransformersEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = "Answer with one of these labels: " + ", ".join(f"mark_{n}" for n in range(40))
+    adapters = (None, tiny_adapter(tmp_path / "one", llama, seed=1), tiny_adapter(tmp_path / "two", llama, seed=2))
+    requests = [_request(question, adapter, system) for question in QUESTIONS for adapter in adapters]
+    plain = TransformersEngine(llama, "tiny", dtype=torch.float32, reuse_prefixes=False)
+    try:
+        expected = _texts(plain, requests)
+    finally:
+        plain.close()
+    assert _texts(engine, requests) == expected  # learns the beginnings
+    groups: list[int] = []
+    run = Decoder._run_prompts
+
+    def counted(self: Decoder, group: Any) -> Any:
+        groups.append(len({id(p.prefix) for p in group if p.prefix is not None}))
+        return run(self, group)
+
+    monkeypatch.setattr(Decoder, "_run_prompts", counted)
+    assert _texts(engine, requests) == expected
+    assert max(groups) == 3
 
 
 def test_an_adapter_whose_weights_change_is_read_again(llama: Path, engine: TransformersEngine, tmp_path: Path) -> None:
