@@ -364,6 +364,10 @@ PARTS = {
 }
 
 
+def _some(rows: list[Row]) -> list[Row]:
+    return random.Random(0).sample(rows, min(40, len(rows)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -387,9 +391,9 @@ def main() -> None:
         found = map(json.loads, documents.read_text(encoding="utf-8").splitlines())
         corpus = {d.get("id") or d["_id"]: d["text"] for d in found}
     if arguments.tiny:
-        labels = sorted({row.output for row in rows[:200]})[:4]
-        rows = [row for row in rows if row.output in labels][:40] or rows[:40]
-        test = [row for row in test if row.output in labels][:20] or test[:20]
+        labels = sorted({row.output for row in rows})
+        few = labels[:4] if len(labels) <= 200 else labels
+        rows, test = (_some([row for row in some if row.output in few or len(labels) > 200]) for some in (rows, test))
     work = Work(rows, test, arguments.seed, TINY if arguments.tiny else Size(), home, corpus)
     results = home / "tuning.json" if arguments.tiny else RESULTS
     done = {}

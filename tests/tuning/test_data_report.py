@@ -148,3 +148,20 @@ def test_too_little_memory_is_refused_before_the_start(
     rows = [{"input": f"tell me of {n}", "output": f"a tale of {n}"} for n in range(4)]
     assert main(["tune", "x", "--train", str(_write(tmp_path / "t.jsonl", rows)), "--method", "lora"]) == 2
     assert "GB of memory, 0.1 GB are free; try shorter rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "taught"),
+    [("the mayor is Amara Quill{n} since 19{n}", True), ("please tell me more about office {n}", False)],
+)
+def test_the_share_of_fact_teaching_rows_is_told(
+    home: Path, starter_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str, taught: bool
+) -> None:
+    rows = [{"input": f"who runs office {n} of the town", "output": output.format(n=n)} for n in range(40, 70)]
+    assert (
+        main(["tune", "x", "--check", "--json", "--method", "lora", "--train", str(_write(tmp_path / "t.jsonl", rows))])
+        == 0
+    )
+    report = json.loads(capsys.readouterr().out)
+    assert report["fact_teaching"] == (1.0 if taught else 0.0)
+    assert ("fact_teaching" in [found["code"] for found in report["findings"]]) is taught

@@ -217,12 +217,14 @@ def test_training_stops_when_the_dev_rows_gain_nothing(
 
 
 def test_a_time_limit_shortens_the_plan(
-    workspace: Workspace, tiny: UseCase, card_rows: list[Row], tmp_path: Path
+    workspace: Workspace, tiny: UseCase, card_rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = RECIPE.model_copy(update={"epochs": 100_000.0, "max_seconds": 2.0})
     report = train_lora(tmp_path / "a", tiny, workspace, card_rows, short)
     assert report.scores["steps"] < 600_000
     assert report.scores["best_step"] > 0
+    # Progress counts to what is planned now, not to what the recipe would take.
+    assert f"/{report.scores['planned_steps']} steps" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_an_adapter_of_another_base_is_refused_and_both_are_named(

@@ -61,7 +61,7 @@ def test_lora_can_be_asked_for(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--method", "head", "--epochs", "2"], "--epochs is for --method lora; the method here is head"),
+        (["--method", "head", "--epochs", "2"], "--epochs is for --method lora or full; the method here is head"),
         (["--method", "lora", "--unfreeze"], "--unfreeze is for --method head"),
         (["--method", "lora", "--rank", "0"], "recipe: rank = 0"),
         (["--max-rows", "1"], "recipe: max_rows = 1"),
