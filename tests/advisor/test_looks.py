@@ -11,8 +11,9 @@ from advisor.looks import Progress, Step, schedule, tally
 from advisor.outcomes import OutcomeRow, OutcomeTable
 from advisor.rule import DecisionSettings
 from advisor.verdict import Verdict, decide
-from benchmarks.verdicts import ACTIONS, stepped, world
-from benchmarks.verdicts import sample as draw
+from benchmarks.simulation import ACTIONS, world
+from benchmarks.simulation import sample as draw
+from benchmarks.trials import stepped
 from tests.advisor.tables import rows
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.verdicts import ACTIONS, KINDS, best_mean, ours, powered, right, sample, trial, true_route, world
+from benchmarks.simulation import ACTIONS, KINDS, powered, sample, true_route, world
+from benchmarks.trials import best_mean, ours, right, trial
 
 
 @pytest.mark.parametrize("kind", KINDS)
