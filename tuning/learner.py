@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,10 @@ from tuning.recipe import Settled, SettledLora
 SHORT = 512
 """Up to this many tokens a pass, plain attention beats torch's blocked one on a CPU, whose backward pass is slow
 (1.35 times the tokens/s at 60 tokens, equal at 512); at 2,048 it has a third of its speed."""
+
+
+# Where it lacks an optional kernel it warns of that with every import of PEFT, though it has others.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
