@@ -103,6 +103,8 @@ class UseCase(BaseModel):
     """Rows to learn from: few-shot demonstrations and tuning."""
     docs: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = ()
     """Files or folders the use case's knowledge lives in."""
+    chunk_tokens: int | None = Field(default=None, ge=32, le=8192)
+    """Longest chunk that documents are cut into, in the embedding model's tokens; None: about 200. Acts when they are ingested."""
     instruction: str = ""
     """System prompt of the use case, the same in every arm."""
     scorer: str | None = None

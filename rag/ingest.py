@@ -107,6 +107,14 @@ def ingest(
     return report
 
 
+def chunking_of(reads: int, chunk_tokens: int | None) -> Chunking:
+    """How documents are cut for a model that reads `reads` tokens, where a use case declares `chunk_tokens`."""
+    if chunk_tokens is None:
+        return Chunking(max_tokens=min(reads, LONGEST_CHUNK))
+    longest = min(reads, chunk_tokens)
+    return Chunking(max_tokens=longest, target_tokens=longest, small_tokens=min(60, longest // 3))
+
+
 def report_json(report: IngestReport) -> dict[str, Any]:
     """The report as the command prints it."""
     value = {name: getattr(report, name) for name in report.__dataclass_fields__}
@@ -119,7 +127,7 @@ def _ingest(
     folder: UseCaseFolder, settings: UseCase, workspace: Workspace, search: Search, rebuild: bool, start: float
 ) -> IngestReport:
     model = fingerprint(settings.embedding_model, workspace.models)
-    before = None if rebuild else _Before.load(folder, model)
+    before = None if rebuild else _Before.load(folder, model, settings.chunk_tokens)
     with Parser() as parser:
         plan = [_planned(found, before, parser) for found in search.files]
         records = [one.record for one in plan]
@@ -128,7 +136,7 @@ def _ingest(
             version, changed, embedded, reused = before.folder.name, False, 0, origin.passages
         else:
             encoder = load_encoder(settings.embedding_model, workspace.models)
-            built = _build(folder, encoder, plan, before, parser, settings.store)
+            built = _build(folder, encoder, plan, before, parser, settings)
             version, changed, origin, records = built.version, True, built.origin, built.records
             embedded, reused = built.embedded, built.reused
     if before is not None:
@@ -165,13 +173,13 @@ class _Before:
     folder: Path
 
     @classmethod
-    def load(cls, folder: UseCaseFolder, model: str) -> _Before | None:
+    def load(cls, folder: UseCaseFolder, model: str, chunk_tokens: int | None) -> _Before | None:
         try:
             active = folder.index.active()
             if active is None:
                 return None
             origin = load_origin(active)
-            if not made_alike(origin, model):
+            if not made_alike(origin, model, chunk_tokens):
                 return None
             files = [FileRecord.model_validate(one) for one in read_json(active / "files.json")]
             passages = Passages(active)
@@ -246,9 +254,10 @@ def _build(
     plan: Sequence[_Planned],
     before: _Before | None,
     parser: Parser,
-    server: str | None,
+    settings: UseCase,
 ) -> _Built:
-    chunking = Chunking(max_tokens=min(encoder.max_tokens, LONGEST_CHUNK))
+    server = settings.store
+    chunking = chunking_of(encoder.max_tokens, settings.chunk_tokens)
     journal = _journal_root(folder) / encoder.fingerprint
     # The stack closes first: Chroma lets go of its files before the folder is renamed.
     with folder.index.build() as staging, ExitStack() as stack:
@@ -301,6 +310,7 @@ def _build(
             store=server or "",
             language=language,
             chunking=chunking.to_json(),
+            chunk_tokens=settings.chunk_tokens,
             files=files,
             documents=writer.documents,
             empty_documents=empty,

@@ -47,6 +47,8 @@ class Origin(BaseModel):
     language: str
     """What the lexical index stems for; "" is none."""
     chunking: dict[str, int]
+    chunk_tokens: int | None = None
+    """What the use case declared."""
     files: int
     documents: int
     empty_documents: int
@@ -90,10 +92,7 @@ def load_origin(folder: Path) -> Origin:
         raise ArtifactError(f"{folder}/origin.json: {where}: {first['msg']}") from exc
 
 
-def made_alike(origin: Origin, fingerprint: str) -> bool:
+def made_alike(origin: Origin, fingerprint: str, chunk_tokens: int | None) -> bool:
     """Whether this Tunefork with the model of `fingerprint` would make the same passages from the same files."""
-    return (origin.reader_version, origin.index_version, origin.embedding_fingerprint) == (
-        READER_VERSION,
-        INDEX_VERSION,
-        fingerprint,
-    )
+    made = (origin.reader_version, origin.index_version, origin.embedding_fingerprint, origin.chunk_tokens)
+    return made == (READER_VERSION, INDEX_VERSION, fingerprint, chunk_tokens)

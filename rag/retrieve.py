@@ -27,7 +27,7 @@ from rag.late import NAME as LATE
 from rag.late import LateInteraction, standing
 from rag.lexical import Lexical, Scored, best
 from rag.origin import INDEX_VERSION, Origin, load_origin
-from rag.passages import WHOLE_TOKENS, Passages, embedded_text, joined, source
+from rag.passages import WHOLE_TOKENS, PassageRow, Passages, embedded_text, joined, source
 from rag.scale import measured
 from rag.store import Store, drop_version, open_store, version_lock
 from rag.vectors import open_vectors
@@ -138,6 +138,16 @@ class Retriever:
     def embed(self, texts: Sequence[str]) -> Vectors:
         """[n, dimensions] of texts to search with."""
         return self._encoder.queries(texts)
+
+    def encode(self, passages: Sequence[str]) -> Vectors:
+        """[n, dimensions] of texts to be found."""
+        return self._encoder.passages(passages)
+
+    def sample(self, count: int) -> list[PassageRow]:
+        """Up to `count` passages, evenly over the index."""
+        return [self._passages.row(i) for i in range(0, len(self._passages), max(1, len(self._passages) // count))][
+            :count
+        ]
 
     def using(self, settings: SearchSettings) -> View:
         """This retriever, searching with other settings."""
