@@ -9,15 +9,16 @@ Raw figures go to benchmarks/results/ingest.json. Needs the public data sets in 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -93,12 +94,11 @@ def rate() -> dict[str, Any]:
     }
 
 
-def memory() -> dict[str, Any]:
-    """Memory of an ingest at two sizes of the corpus, and what its growth consists of."""
+def memory(passages: int = LARGE) -> dict[str, Any]:
+    """Memory of an ingest at an eighth of the passages and at all, and what its growth consists of."""
     from benchmarks.ingest_memory import memory as measured
 
-    large = _number("--passages", LARGE)
-    return measured((large // 8, large))
+    return measured((passages // 8, passages))
 
 
 def words_of() -> list[str]:
@@ -155,42 +155,46 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text)
 
 
-def filters() -> dict[str, Any]:
-    """Filtered search at 50,000 passages."""
+def filters(passages: int = 50_000) -> dict[str, Any]:
+    """Filtered search at so many passages."""
     from benchmarks.filters import filtered
 
-    return filtered(_number("--passages", 50_000), 100)
+    return filtered(passages, 100)
 
 
-def _number(flag: str, default: int) -> int:
-    return int(sys.argv[sys.argv.index(flag) + 1]) if flag in sys.argv else default
-
-
-PARTS = {
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "rate": rate,
     "memory": memory,
     "filters": filters,
     "docs_raw_mix": partial(corpus, "docs_raw_mix"),
     "docs_postgresql15": partial(corpus, "docs_postgresql15"),
 }
+SIZED = ("memory", "filters")
 
 
 def main() -> None:
     from core.cli import _quiet_dependencies
 
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default=",".join(PARTS), help="comma-separated, of %(default)s")
+    parser.add_argument("--passages", type=int, help=f"another size of the parts {' and '.join(SIZED)}")
+    arguments = parser.parse_args()
+    chosen = arguments.only.split(",")
+    if unknown := [name for name in chosen if name not in PARTS]:
+        parser.error(f"--only {unknown[0]}: no such part; one of {', '.join(PARTS)}")
     _quiet_dependencies()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    chosen = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else list(PARTS)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     for name in chosen:
+        sized = {"passages": arguments.passages} if arguments.passages and name in SIZED else {}
         measured = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": commit.stdout.strip(),
             "machine": {"cores": len(os.sched_getaffinity(0)), "arch": platform.machine()},
             "versions": {one: version(one) for one in ("torch", "sentence-transformers", "chromadb")},
-            **PARTS[name](),
+            **PARTS[name](**sized),
         }
         kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
