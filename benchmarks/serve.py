@@ -378,8 +378,7 @@ def vllm_figures(python: str, rounds: int, tokens: int) -> dict[str, Any]:
     with raw_vllm(python) as url, tempfile.TemporaryDirectory() as folder, server(url, Path(folder)) as ours:
         for asked in (f"{url}/v1", ours):
             asyncio.run(load(asked, MODEL, 2, 1, tokens))  # warm up
-        # Eight at once is what a remote engine keeps under way.
-        for streams in (1, 4, 8):
+        for streams in (1, 8, 32):
             for name, asked in (("raw", f"{url}/v1"), ("through_ours", ours)):
                 found[name].append(asyncio.run(load(asked, MODEL, streams, rounds, tokens)))
                 rate = found[name][-1]["tokens_per_s"]

@@ -22,6 +22,7 @@ def open_engine(
     workspace: Workspace,
     engine: str = "auto",
     to_gguf: Callable[[str, Path, Path], None] | None = None,
+    concurrency: int | None = None,
 ) -> Engine:
     """An engine for `base_model`; the caller closes it.
 
@@ -32,6 +33,7 @@ def open_engine(
             URL of an OpenAI-compatible endpoint that serves `base_model`.
         to_gguf: writes an adapter of a model as a GGUF file (model, adapter's folder, file), so that llama.cpp can answer
             with it; None: it answers with the base model only.
+        concurrency: requests under way at once at an endpoint; None: few enough for a hosted one.
 
     Raises:
         UnknownName: no such engine or model.
@@ -40,12 +42,13 @@ def open_engine(
         MissingExtra: vllm or llamacpp is asked for and not installed.
     """
     far = remote(base_model)
+    limit: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
     if engine.startswith(("http://", "https://")):
         if far is not None:
             raise ConfigError(f"base model {base_model!r} and engine {engine!r} both name a URL; give one")
         from core.engines.remote import RemoteEngine
 
-        return RemoteEngine(engine, base_model)
+        return RemoteEngine(engine, base_model, **limit)
     if engine not in ENGINES:
         raise UnknownName("engine", engine, ENGINES, hint="(or the http(s) URL of an OpenAI-compatible endpoint)")
     if far is not None:
@@ -53,7 +56,7 @@ def open_engine(
             raise ConfigError(f"base model {base_model!r} is remote; engine {engine!r} runs models on this machine")
         from core.engines.remote import RemoteEngine
 
-        return RemoteEngine(far.base_url, far.model, name=base_model)
+        return RemoteEngine(far.base_url, far.model, name=base_model, **limit)
     known = starter(base_model)
     name = known.name if known is not None else base_model
     if engine == "auto":
