@@ -130,6 +130,8 @@ def retrieval_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     if "mean" in quality:
         target = "ours above every peer by .02, significantly below none on any set"
         rows.insert(0, (f"nDCG@10, mean of {len(quality['sets'])} sets", _ndcg(quality["mean"]), target))
+    if "evidence" in result:
+        rows += _abstention(result["evidence"])
     if "latency" in result:
         for size, found in result["latency"]["sizes"].items():
             hybrid = found["hybrid"]
@@ -141,6 +143,27 @@ def retrieval_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
                 )
             )
     return rows
+
+
+def _abstention(evidence: dict[str, Any]) -> list[tuple[str, str, str]]:
+    kept = evidence["kept"]
+    answers = evidence["answers_squad2"]
+    without, abstaining = (answers["answerable"][how]["right"] for how in ("without", "with"))
+    strangers, unanswerable = (answers[group]["with"]["refused"] for group in ("strangers", "unanswerable"))
+    return [
+        (
+            f"questions for which passages suffice (threshold {evidence['threshold']:g})",
+            f"{_percent(kept['own'])} of those over their own documents, {_percent(kept['strangers'])} of those over"
+            f" others, {_percent(kept['unanswerable'])} of SQuAD2's unanswerable ones",
+            "",
+        ),
+        (
+            f"answers of {answers['model']} with `abstain`, {without['n']} questions a group",
+            f"{_percent(abstaining)} right ({_percent(without)} without); refused: {_percent(strangers)} over other"
+            f" documents, {_percent(unanswerable)} of SQuAD2's unanswerable ones",
+            "",
+        ),
+    ]
 
 
 def _ndcg(rows: dict[str, Any]) -> str:
