@@ -24,17 +24,16 @@ def hold(path: Path, what: str, *, patient: bool = False) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    owner = path.with_name(path.name + ".owner")
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(timeout=-1 if patient else 0)
     except Timeout as exc:
         raise Locked(f"{what} is in use by another process{_named(path)}; wait for it or stop it") from exc
     try:
-        owner.write_text(str(os.getpid()), encoding="utf-8")
+        _owner_file(path).write_text(str(os.getpid()), encoding="utf-8")
         yield
     finally:
-        owner.unlink(missing_ok=True)
+        forget_owner(path)
         lock.release()
 
 
@@ -56,9 +55,18 @@ def held(path: Path) -> bool:
 def owner_of(path: Path) -> int | None:
     """Process that holds, or was killed holding, the lock file `path`."""
     try:
-        return int(path.with_name(path.name + ".owner").read_text(encoding="utf-8"))
+        return int(_owner_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def forget_owner(path: Path) -> None:
+    """Remove the name of a process that held the lock file `path`, as one that was killed leaves it."""
+    _owner_file(path).unlink(missing_ok=True)
+
+
+def _owner_file(path: Path) -> Path:
+    return path.with_name(path.name + ".owner")
 
 
 def _named(path: Path) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.files import read_json, write_json
-from core.locks import held, owner_of
+from core.locks import forget_owner, held, owner_of
 from core.workspace import Workspace
 from serve.state import Row, State
 
@@ -336,7 +336,7 @@ class Jobs:
         Args:
             begun: False: its process was started by a server that was killed, and had not come to its work yet.
         """
-        (self.folder(job.id) / f"{LOCK}.owner").unlink(missing_ok=True)
+        forget_owner(self.folder(job.id) / LOCK)
         if not begun and not job.cancelling:
             with self._state.change() as db:
                 db.execute("UPDATE jobs SET state = 'queued', attempts = attempts - 1 WHERE id = ?", (job.id,))

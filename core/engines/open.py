@@ -42,13 +42,12 @@ def open_engine(
         MissingExtra: vllm or llamacpp is asked for and not installed.
     """
     far = remote(base_model)
-    limit: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
     if engine.startswith(("http://", "https://")):
         if far is not None:
             raise ConfigError(f"base model {base_model!r} and engine {engine!r} both name a URL; give one")
         from core.engines.remote import RemoteEngine
 
-        return RemoteEngine(engine, base_model, **limit)
+        return RemoteEngine(engine, base_model, concurrency=concurrency)
     if engine not in ENGINES:
         raise UnknownName("engine", engine, ENGINES, hint="(or the http(s) URL of an OpenAI-compatible endpoint)")
     if far is not None:
@@ -56,7 +55,7 @@ def open_engine(
             raise ConfigError(f"base model {base_model!r} is remote; engine {engine!r} runs models on this machine")
         from core.engines.remote import RemoteEngine
 
-        return RemoteEngine(far.base_url, far.model, name=base_model, **limit)
+        return RemoteEngine(far.base_url, far.model, name=base_model, concurrency=concurrency)
     known = starter(base_model)
     name = known.name if known is not None else base_model
     if engine == "auto":

@@ -46,7 +46,7 @@ class RemoteEngine:
         context_window: int | None = None,
         adapters: Mapping[str, str | Mapping[str, Any]] | None = None,
         extra: Mapping[str, Any] | None = None,
-        concurrency: int = CONCURRENCY,
+        concurrency: int | None = None,
         timeout_s: float = TIMEOUT_S,
         retrying: Retrying = RETRYING,
     ) -> None:
@@ -59,6 +59,7 @@ class RemoteEngine:
             adapters: by adapter folder, its model name at the endpoint or the fields of a request that ask for it; looked
                 up when a request wants an adapter.
             extra: fields added to every request, for endpoints that know more than OpenAI's.
+            concurrency: requests under way at once; CONCURRENCY when None.
         """
         parts = urlsplit(base_url)
         self._url = base_url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
@@ -75,7 +76,7 @@ class RemoteEngine:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         # A proxy from the environment is for the world outside, not for a server on this machine.
         self._trust_env = parts.hostname not in ("127.0.0.1", "localhost", "::1")
-        self._limit = asyncio.Semaphore(concurrency)
+        self._limit = asyncio.Semaphore(CONCURRENCY if concurrency is None else concurrency)
         self._loop = asyncio.new_event_loop()
         self._client: httpx.AsyncClient | None = None
         self._closed = False

@@ -15,6 +15,7 @@ from core.cli import main
 from core.rows import Row
 from core.settings import UseCase
 from core.workspace import Workspace
+from tests.tuning.losses import dev_loss
 from tuning import lora
 from tuning.adapters import load_origin
 from tuning.recipe import FullRecipe, LoraRecipe
@@ -29,27 +30,11 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def _dev_loss(folder: Path, rows: list[Row], dtype: torch.dtype) -> float:
-    """Mean loss a supervised token on the dev rows, by plain transformers."""
-    from transformers import AutoModelForCausalLM
-
-    from tuning.checks import dev_split
-    from tuning.examples import TrainingTokenizer, make_example
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-    tokenizer = TrainingTokenizer(folder)
-    _, dev = dev_split([make_example(r, tokenizer, "") for r in rows], 0.1, 100, 0)
-    total = 0.0
-    with torch.no_grad():
-        for example in dev:
-            labels = torch.tensor([[-100] * example.prompt + list(example.ids[example.prompt :])])
-            total += float(model(input_ids=torch.tensor([example.ids]), labels=labels).loss) * example.supervised
-    return total / sum(example.supervised for example in dev)
-
-
 def test_it_learns_and_plain_transformers_gives_the_loss_it_reports(
     workspace: Workspace, tiny: UseCase, tiny_base: Path, card_rows: list[Row], tmp_path: Path
 ) -> None:
+    from transformers import AutoModelForCausalLM
+
     report = train_lora(tmp_path / "full", tiny, workspace, card_rows, RECIPE)
     assert report.method == "full"
     lines = (report.folder / "metrics.jsonl").read_text().splitlines()
@@ -62,7 +47,8 @@ def test_it_learns_and_plain_transformers_gives_the_loss_it_reports(
     assert (origin.method, origin.base_model) == ("full", tiny.base_model)
     assert report.scores["trainable_parameters"] == sum(tensor.numel() for tensor in after.values())
     dtype = getattr(torch, origin.recipe["dtype"])
-    assert _dev_loss(report.folder, card_rows, dtype) == pytest.approx(report.scores["dev_loss"], rel=0.03)
+    plain = AutoModelForCausalLM.from_pretrained(report.folder, dtype=dtype).eval()
+    assert dev_loss(plain, report.folder, card_rows) == pytest.approx(report.scores["dev_loss"], rel=0.03)
 
 
 def test_stopped_by_ctrl_c_it_goes_on_to_the_same_weights(

@@ -19,6 +19,7 @@ from core.rows import Row
 from core.settings import UseCase
 from core.workspace import Workspace
 from tests.tuning.conftest import row
+from tests.tuning.losses import dev_loss
 from tuning import lora
 from tuning.adapters import check_base, load_origin
 from tuning.recipe import LoraRecipe
@@ -306,23 +307,13 @@ def test_variants_learn_and_plain_peft_gives_the_loss_they_report(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from tuning.checks import dev_split
-    from tuning.examples import TrainingTokenizer, make_example
-
     report = train_lora(tmp_path / "a", tiny, workspace, card_rows, RECIPE.model_copy(update=variant))
     losses = [r["loss"] for r in _metrics(report.folder) if "loss" in r]
     assert losses[-1] < losses[0]
     plain = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32), report.folder
     ).eval()
-    tokenizer = TrainingTokenizer(tiny_base)
-    _, dev = dev_split([make_example(r, tokenizer, "") for r in card_rows], 0.1, 100, 0)
-    total = 0.0
-    with torch.no_grad():
-        for example in dev:
-            labels = torch.tensor([[-100] * example.prompt + list(example.ids[example.prompt :])])
-            total += float(plain(input_ids=torch.tensor([example.ids]), labels=labels).loss) * example.supervised
-    assert total / sum(e.supervised for e in dev) == pytest.approx(report.scores["dev_loss"], rel=0.03)
+    assert dev_loss(plain, tiny_base, card_rows) == pytest.approx(report.scores["dev_loss"], rel=0.03)
 
 
 def test_the_harm_check_stands_in_the_origin(
