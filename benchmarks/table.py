@@ -219,6 +219,46 @@ def serve_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
+def tuning_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, measured, target) of the parts of benchmarks/tuning.py that were run."""
+    rows = []
+    if found := result.get("lora"):
+        ours, peers = found["ours"], {"plain": "a plain PEFT loop", "trl": "TRL's SFTTrainer, defaults"}
+        where = f"{found['rows']} rows of BANKING77, {found['threads']} thread"
+        rows.append((f"LoRA, {where}", f"{_rate(ours)}; right on held-out rows: {_percent(ours['accuracy'])}", ""))
+        for name, what in peers.items():
+            peer, times = found[name], ours["tokens_per_s"] / found[name]["tokens_per_s"]
+            measured = f"{times:.2f} times its {_rate(peer)}; right: {_percent(peer['accuracy'])}"
+            rows.append((f"... against {what}, same rows", measured, ">= 2.5 times" if name == "plain" else ""))
+    if found := result.get("speed"):
+        measured = f"{found['speedup']:.2f} times its {found['tokens_per_s_p50']['plain']:.0f} tok/s"
+        rows.append((f"LoRA steps in turn with the plain loop's, {found['threads']} threads", measured, ">= 2.5 times"))
+    heads = sorted((int(n), found) for n, found in result.get("head", {}).items() if n.isdigit())
+    for n, found in heads:
+        target = ">= .930 in 60 s" if n == heads[-1][0] else ""
+        rows.append((f"BANKING77, frozen head on {n:,} rows", _right_in(found), target))
+    if found := result.get("unfreeze"):
+        rows.append((f"BANKING77, gradual unfreezing, {found['rows']:,} rows", _right_in(found), ">= .940"))
+    if found := result.get("half_hour"):
+        rows.append(("BANKING77, LoRA on all rows for half an hour", _right_in(found), ""))
+    for method, sizes in result.get("curve", {}).items():
+        if method in ("head", "lora"):
+            measured = "; ".join(f"{int(n):,}: {_percent(found['accuracy'])}" for n, found in sizes.items())
+            rows.append((f"BANKING77, {method} by rows", measured, ""))
+    for name, found in result.get("scores", {}).items():
+        what = f"{name}, LoRA on {found['rows']} rows, answers word for word before -> after"
+        rows.append((what, f"{_percent(found['exact_before'])} -> {_percent(found['exact_after'])}", ""))
+    return rows
+
+
+def _rate(found: dict[str, Any]) -> str:
+    return f"{found['tokens_per_s']:.0f} tok/s"
+
+
+def _right_in(found: dict[str, Any]) -> str:
+    return f"{_percent(found['accuracy'])} in {found['wall_s']:.0f} s"
+
+
 def section() -> str:
     """The section between the markers: a table a result file that is there."""
     parts = ["## Figures", "", "Raw: `benchmarks/results/`; made by `python -m benchmarks.table`. Intervals are 95 %."]
@@ -234,6 +274,7 @@ def section() -> str:
             "The advisor's pick on real data, asked on held-out items (`benchmarks/advise.py`, starter model)",
             advise_rows,
         ),
+        ("tuning", "Tuning (`benchmarks/tuning.py`; starter model, heads on all-minilm-l6-v2)", tuning_rows),
         ("serve", "The server under load (`benchmarks/serve.py`, starter model, client on the same cores)", serve_rows),
         (
             "retrieval",
