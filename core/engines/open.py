@@ -17,6 +17,12 @@ from core.workspace import Workspace
 ENGINES = ("auto", "transformers", "llamacpp", "vllm")
 
 
+def check_engine(engine: str) -> None:
+    """Raises UnknownName where `engine` is neither a known one nor a URL."""
+    if engine not in ENGINES and not _is_url(engine):
+        raise UnknownName("engine", engine, ENGINES, hint="(or the http(s) URL of an OpenAI-compatible endpoint)")
+
+
 def open_engine(
     base_model: str,
     workspace: Workspace,
@@ -41,15 +47,14 @@ def open_engine(
         EngineUnavailable: the model cannot be loaded, or the endpoint not be reached.
         MissingExtra: vllm or llamacpp is asked for and not installed.
     """
+    check_engine(engine)
     far = remote(base_model)
-    if engine.startswith(("http://", "https://")):
+    if _is_url(engine):
         if far is not None:
             raise ConfigError(f"base model {base_model!r} and engine {engine!r} both name a URL; give one")
         from core.engines.remote import RemoteEngine
 
         return RemoteEngine(engine, base_model, concurrency=concurrency)
-    if engine not in ENGINES:
-        raise UnknownName("engine", engine, ENGINES, hint="(or the http(s) URL of an OpenAI-compatible endpoint)")
     if far is not None:
         if engine != "auto":
             raise ConfigError(f"base model {base_model!r} is remote; engine {engine!r} runs models on this machine")
@@ -78,6 +83,10 @@ def open_engine(
     from core.engines.transformers import TransformersEngine
 
     return TransformersEngine(folder, name)
+
+
+def _is_url(engine: str) -> bool:
+    return engine.startswith(("http://", "https://"))
 
 
 def default_engine(base_model: str, workspace: Workspace) -> str:

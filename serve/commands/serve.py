@@ -68,6 +68,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Serve every use case, and each base model, behind one OpenAI-compatible API."""
+    from core.engines.open import check_engine
     from core.workspace import open_workspace
     from serve.keys import KeyStore
     from serve.server import check_exposure, listen
@@ -77,6 +78,7 @@ def command(
     keys = [key.strip() for key in (*api_keys, *from_environment) if key.strip()]
     known = KeyStore(open_workspace().path).all()
     check_exposure(host, keys, bool(known))
+    check_engine(engine)
     tracing = open_tracing(otel)
     listener = listen(host, port)
     # The port is ours: what takes long may begin.

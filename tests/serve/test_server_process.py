@@ -54,6 +54,13 @@ def tunefork(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
+def test_unknown_engine_is_one_line_before_anything_is_loaded(tmp_path: Path) -> None:
+    ended = tunefork("serve", "--port", "0", "--engine", "nonsense", env={**os.environ, "TUNEFORK_HOME": str(tmp_path)})
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert "unknown engine 'nonsense'" in ended.stderr
+
+
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """A `tunefork serve` process and what it printed when ready."""
