@@ -222,10 +222,10 @@ def serve_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 def tuning_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, measured, target) of the parts of benchmarks/tuning.py that were run."""
     rows = []
-    if found := result.get("lora"):
+    for threads, found in sorted(result.get("lora", {}).items()):
         ours, peers = found["ours"], {"plain": "a plain PEFT loop", "trl": "TRL's SFTTrainer, defaults"}
-        where = f"{found['rows']} rows of BANKING77, {found['threads']} thread"
-        rows.append((f"LoRA, {where}", f"{_rate(ours)}; right on held-out rows: {_percent(ours['accuracy'])}", ""))
+        what = f"LoRA, {found['rows']} rows of BANKING77, threads: {threads}"
+        rows.append((what, f"{_rate(ours)}; right on held-out rows: {_percent(ours['accuracy'])}", ""))
         for name, what in peers.items():
             peer, times = found[name], ours["tokens_per_s"] / found[name]["tokens_per_s"]
             measured = f"{times:.2f} times its {_rate(peer)}; right: {_percent(peer['accuracy'])}"

@@ -158,11 +158,13 @@ def lora(work: Work) -> dict[str, Any]:
         model, figures = sft_trainer(base, rows, tokens, work.recipe(len(rows)))
         return figures | work.score(model.get_base_model(), work.held_out())
 
-    found = {name: work.once(f"lora-{name}", step) for name, step in (("ours", ours), ("plain", plain), ("trl", trl))}
+    threads = torch.get_num_threads()
+    steps = {"ours": ours, "plain": plain, "trl": trl}
+    found = {name: work.once(f"lora-{name}-{threads}-threads", step) for name, step in steps.items()}
     speed = {name: figures["tokens_per_s"] for name, figures in found.items()}
     return {
         "rows": len(rows),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "bf16_matmul_gflops": matmul_gflops(),
         **found,
         "speedup": speed["ours"] / speed["plain"],
@@ -407,6 +409,8 @@ def main() -> None:
         kept = read_json(results) if results.exists() else {}
         if part == "scores":
             measured = kept.get(part, {}) | {arguments.data.name: measured}
+        if part == "lora":
+            measured = kept.get(part, {}) | {str(measured["threads"]): measured}
         done[part] = kept[part] = measured
         write_json(results, kept)
     print(json.dumps(done))
