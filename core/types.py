@@ -19,7 +19,7 @@ class ToolCall:
     id: str
     name: str
     arguments: str
-    """A JSON object, as text."""
+    """A JSON object, as text; its beginning where the answer was cut off, and what else a model may write unguided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +143,22 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPiece:
+    """What is new of one call. The first piece has the id and the name; the arguments of all make up the whole."""
+
+    index: int
+    """Of the call in its answer, from 0. The pieces of a call come before those of the next."""
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """One piece of a stream. The last one has `completion` set and adds no text that `completion` lacks."""
 
     text: str
     completion: Completion | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-    """Whole calls: their arguments do not come in pieces."""
+    tool_calls: tuple[CallPiece, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     """Of tokens that were not reported before."""

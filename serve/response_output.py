@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from core.types import Completion, Delta, Source, TokenLogprob, ToolCall
+from core.types import CallPiece, Completion, Delta, Source, TokenLogprob
 from serve.answering import new_id
 
 Json = dict[str, Any]
@@ -31,6 +31,10 @@ class Output:
         self._items: list[Json] = response["output"]
         self._search: Json | None = None
         self._message: int | None = None
+        self._calls: dict[int, int] = {}
+        """Of each call, the place of its item."""
+        self._open: int | None = None
+        """The item of the call that is being written."""
         self._logprobs: list[Json] = []
         self._number = 0
 
@@ -53,8 +57,8 @@ class Output:
             yield self._event("response.file_search_call.completed", output_index=0, item_id=self._search["id"])
         if delta.text or delta.logprobs:
             yield from self._text(delta.text, [_logprob(lp) for lp in delta.logprobs])
-        for call in delta.tool_calls:
-            yield from self._call(call)
+        for piece in delta.tool_calls:
+            yield from self._piece(piece)
         if delta.completion is not None:
             yield from self._end(delta.completion)
 
@@ -79,22 +83,39 @@ class Output:
         self._items.append({**item, "content": [part]})
         yield self._event("response.content_part.added", **self._place(), part={**part, "annotations": []})
 
-    def _call(self, call: ToolCall) -> Iterator[Json]:
-        index = len(self._items)
-        item: Json = {"id": new_id("fc_"), "type": "function_call", "status": "in_progress", "call_id": call.id}
-        item |= {"name": call.name, "arguments": ""}
-        place = {"output_index": index, "item_id": item["id"]}
-        yield self._event("response.output_item.added", output_index=index, item=dict(item))
-        yield self._event("response.function_call_arguments.delta", **place, delta=call.arguments)
-        item |= {"arguments": call.arguments, "status": "completed"}
-        self._items.append(item)
-        yield self._event("response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments)
-        yield self._event("response.output_item.done", output_index=index, item=dict(item))
+    def _piece(self, piece: CallPiece) -> Iterator[Json]:
+        if piece.index not in self._calls:
+            yield from self._close_call("completed")
+            self._calls[piece.index] = len(self._items)
+            item = {"id": new_id("fc_"), "type": "function_call", "status": "in_progress", "call_id": piece.id}
+            self._items.append({**item, "name": piece.name, "arguments": ""})
+            yield self._event(
+                "response.output_item.added", output_index=self._calls[piece.index], item=dict(self._items[-1])
+            )
+        self._open = self._calls[piece.index]
+        if piece.arguments:
+            item = self._items[self._open]
+            item["arguments"] += piece.arguments
+            place = {"output_index": self._open, "item_id": item["id"]}
+            yield self._event("response.function_call_arguments.delta", **place, delta=piece.arguments)
+
+    def _close_call(self, status: str) -> Iterator[Json]:
+        if self._open is None:
+            return
+        item = self._items[self._open]
+        item["status"] = status
+        place = {"output_index": self._open, "item_id": item["id"]}
+        yield self._event(
+            "response.function_call_arguments.done", **place, name=item["name"], arguments=item["arguments"]
+        )
+        yield self._event("response.output_item.done", output_index=self._open, item=dict(item))
+        self._open = None
 
     def _end(self, end: Completion) -> Iterator[Json]:
         cut = end.finish_reason == "length"
         if self._message is None and not end.tool_calls:
             yield from self._open_message()
+        yield from self._close_call("incomplete" if cut else "completed")
         if self._message is not None:
             yield from self._close_message(end, "incomplete" if cut else "completed")
         if self._search is not None:

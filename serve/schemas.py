@@ -250,8 +250,18 @@ class CallOut(BaseModel):
     function: CallFunctionOut
 
 
-class CallDeltaOut(CallOut):
+class CallFunctionDeltaOut(BaseModel):
+    name: str | None = Field(default=None, exclude_if=is_none)
+    arguments: str
+
+
+class CallDeltaOut(BaseModel):
+    """A piece of a call: id, type and name come with the first."""
+
     index: int
+    id: str | None = Field(default=None, exclude_if=is_none)
+    type: Literal["function"] | None = Field(default=None, exclude_if=is_none)
+    function: CallFunctionDeltaOut
 
 
 class TopLogprobOut(BaseModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,13 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from core.types import Completion, Delta, TokenLogprob, ToolCall
+from core.types import CallPiece, Completion, Delta, TokenLogprob, ToolCall
 from serve.answering import Answering, new_id
 from serve.errors import ERRORS, ApiError, as_api_error
 from serve.schemas import (
     AnsweredBy,
     CallDeltaOut,
+    CallFunctionDeltaOut,
     CallFunctionOut,
     CallOut,
     ChatChunk,
@@ -90,15 +90,15 @@ async def events(head: Head, pieces: AsyncIterator[tuple[int, Delta]], include_u
     """
     started: set[int] = set()
     ended: list[Completion] = []
-    calls: Counter[int] = Counter()
     try:
         async for index, delta in pieces:
             if index not in started:
                 started.add(index)
                 yield _chunk(head, index, DeltaOut(role="assistant", content=""), include_usage)
-            if delta.text or delta.tool_calls or delta.logprobs:
-                yield _chunk(head, index, _delta_out(delta, calls[index]), include_usage, logprobs=delta.logprobs)
-                calls[index] += len(delta.tool_calls)
+            if delta.text or delta.logprobs:
+                yield _chunk(head, index, DeltaOut(content=delta.text), include_usage, logprobs=delta.logprobs)
+            for piece in delta.tool_calls:
+                yield _chunk(head, index, DeltaOut(tool_calls=[_piece(piece)]), include_usage)
             if delta.completion is not None:
                 ended.append(delta.completion)
                 unknown = list(delta.completion.unknown_citations) or None
@@ -110,12 +110,6 @@ async def events(head: Head, pieces: AsyncIterator[tuple[int, Delta]], include_u
     if include_usage:
         yield _data(_bare(head, [], usage_out(ended)).model_dump_json())
     yield DONE
-
-
-def _delta_out(delta: Delta, known: int) -> DeltaOut:
-    """`delta` as a chunk has it, after `known` calls of the same choice."""
-    calls = [CallDeltaOut(index=known + i, **_call(call)) for i, call in enumerate(delta.tool_calls)]
-    return DeltaOut(content=delta.text or (None if calls else ""), tool_calls=calls or None)
 
 
 def error_event(error: ApiError) -> str:
@@ -131,11 +125,16 @@ def usage_out(completions: list[Completion]) -> UsageOut:
 
 def calls_out(calls: Sequence[ToolCall]) -> list[CallOut] | None:
     """The calls of a whole answer; None where there are none, so the field is left out."""
-    return [CallOut(**_call(call)) for call in calls] or None
+    return [
+        CallOut(id=call.id, function=CallFunctionOut(name=call.name, arguments=call.arguments)) for call in calls
+    ] or None
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "function": CallFunctionOut(name=call.name, arguments=call.arguments)}
+def _piece(piece: CallPiece) -> CallDeltaOut:
+    function = CallFunctionDeltaOut(name=piece.name or None, arguments=piece.arguments)
+    return CallDeltaOut(
+        index=piece.index, id=piece.id or None, type="function" if piece.id else None, function=function
+    )
 
 
 def logprobs_out(logprobs: Sequence[TokenLogprob] | None) -> LogprobsOut | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from core.types import TokenLogprob, ToolCall
+from core.types import CallPiece, FinishReason, TokenLogprob, ToolCall
 
 if TYPE_CHECKING:
     from core.engines.sampling import Scored
-    from core.engines.tools import ToolReader
+    from core.engines.tool_reader import ToolReader
 
 REPLACEMENT = "\ufffd"
 """What a tokenizer writes for bytes that are not yet a character."""
@@ -94,6 +94,15 @@ class AnswerText:
     def calls(self) -> Sequence[ToolCall]:
         """Function calls that were read so far."""
         return () if self._reader is None else self._reader.calls
+
+    @property
+    def call_pieces(self) -> Sequence[CallPiece]:
+        """What they consist of, in the order that it came."""
+        return () if self._reader is None else self._reader.pieces
+
+    def reason(self, reason: FinishReason) -> FinishReason:
+        """Why the answer ended, once it has ended for `reason`: with calls where it made any."""
+        return reason if self._reader is None else self._reader.reason(reason)
 
     def push(self, token: int, scored: Scored | None = None) -> str:
         """Text that this token lets out."""

@@ -24,7 +24,8 @@ import httpx
 from core.engines.adapters import WEIGHTS, AdapterError, adapter_config
 from core.engines.base import OnDone, Result
 from core.engines.llamacpp_server import LlamaCppServer, shape_of
-from core.engines.tools import as_text, held_to_choice, offered, read_calls, with_calls
+from core.engines.tool_reader import read_calls, with_calls
+from core.engines.tools import as_text, held_to_choice, offered
 from core.errors import EngineError, EngineUnavailable, MissingExtra, TuneforkError
 from core.types import Completion, Delta, Request
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from core.engines.tool_reader import joined, new_id
 from core.engines.tools import function, function_call
 from core.errors import ContextTooLong, EngineError, EngineUnavailable, NotHonoured
-from core.types import ANY_OBJECT, FinishReason, Message, Request, TokenLogprob, Tool, ToolCall, Usage
+from core.types import ANY_OBJECT, CallPiece, FinishReason, Message, Request, TokenLogprob, Tool, ToolCall, Usage
 
 MAX_STOP = 4
 """Stop strings OpenAI accepts; the rest is applied on our side."""
@@ -68,20 +69,26 @@ class StreamEnd:
         self.reason: FinishReason = "stop"
         self.usage: Usage | None = None
         self.logprobs: list[TokenLogprob] = []
-        self._calls: dict[int, list[str]] = {}
+        self.calls: list[CallPiece] = []
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        return tuple(ToolCall(*self._calls[index]) for index in sorted(self._calls))
+        return joined(self.calls)
 
-    def add_calls(self, deltas: Any) -> None:
-        """Pieces of calls: id and name come once, arguments in any number of pieces."""
+    def add_calls(self, deltas: Any) -> bool:
+        """Pieces of calls, as they are; whether there were any."""
+        known = len(self.calls)
         for delta in deltas or ():
-            call = self._calls.setdefault(int(delta.get("index") or 0), ["", "", ""])
-            named = delta.get("function") or {}
-            call[0] = call[0] or str(delta.get("id") or "")
-            call[1] += named.get("name") or ""
-            call[2] += named.get("arguments") or ""
+            named, index = delta.get("function") or {}, int(delta.get("index") or 0)
+            name, arguments = named.get("name") or "", named.get("arguments") or ""
+            if not isinstance(arguments, str):
+                raise TypeError("arguments are text")
+            new = all(call.index != index for call in self.calls)
+            # A client answers a call by its id, so one that came without gets one.
+            id = str(delta.get("id") or (new_id() if new else ""))
+            if id or name or arguments:
+                self.calls.append(CallPiece(index, id, name, arguments))
+        return len(self.calls) > known
 
 
 def estimated_tokens(text: str) -> int:
@@ -249,9 +256,9 @@ async def pieces(response: httpx.Response, endpoint: str, end: StreamEnd) -> Asy
                 told = logprobs(choice.get("logprobs"))
                 end.logprobs += told
                 delta = choice.get("delta") or {}
-                end.add_calls(delta.get("tool_calls"))
+                called = end.add_calls(delta.get("tool_calls"))
                 text = delta.get("content") or choice.get("text") or ""
-                if text or told:
+                if text or told or called:
                     yield text
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise Refused(EngineError(f"{endpoint}: sent what is no chat completion chunk: {_short(line)}")) from exc

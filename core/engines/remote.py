@@ -232,20 +232,21 @@ class RemoteEngine:
         self, index: int, request: Request, response: httpx.Response, out: Out, sent: _Sent, started: float
     ) -> Completion:
         stop = StopStrings(request.sampling.stop)
-        text, told = "", 0
+        text, told, called = "", 0, 0
         end = wire.StreamEnd()
         async for piece in wire.pieces(response, self._url, end):
             shown, new = stop.push(piece), tuple(end.logprobs[told:])
-            if shown or new:
-                text, told = text + shown, told + len(new)
+            calls = tuple(end.calls[called:])
+            if shown or new or calls:
+                text, told, called = text + shown, told + len(new), called + len(calls)
                 sent.pieces += 1
-                out.put((index, Delta(shown, logprobs=new)))
+                out.put((index, Delta(shown, tool_calls=calls, logprobs=new)))
             if stop.found:
                 break
         rest = stop.finish()
-        if rest or end.tool_calls:
+        if rest:
             text += rest
-            out.put((index, Delta(rest, tool_calls=end.tool_calls)))
+            out.put((index, Delta(rest)))
         reason: FinishReason = "stop" if stop.found else end.reason
         answered = wire.Answered(text, reason, end.usage, end.tool_calls, tuple(end.logprobs))
         return self._completion(request, answered, started)

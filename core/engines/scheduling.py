@@ -19,7 +19,7 @@ from core.engines.decoding import Decoder, Row
 from core.engines.grammar import Constraint
 from core.engines.lora import AdapterBank
 from core.engines.sampling import Sampler, Scored
-from core.engines.tools import ToolReader
+from core.engines.tool_reader import ToolReader
 from core.errors import EngineError, EngineUnavailable
 from core.types import Completion, Delta, FinishReason, Request, TokenLogprob, Usage
 
@@ -230,7 +230,7 @@ class Scheduler:
                 self._hand_out(ask, piece)
             if done:
                 reason: FinishReason = "stop" if end or ask.answer.stopped else "length"
-                finished.append((ask, "tool_calls" if ask.answer.calls else reason))
+                finished.append((ask, ask.answer.reason(reason)))
         self._drop([ask for ask, _ in (*finished, *failed)])
         for ask, error in failed:
             ask.end(error)
@@ -242,9 +242,9 @@ class Scheduler:
         """What is new of an answer: text, calls, log probabilities."""
         answer = ask.answer
         assert answer is not None
-        logprobs, calls = tuple(answer.logprobs[ask.told :]), tuple(answer.calls[ask.handed :])
+        logprobs, calls = tuple(answer.logprobs[ask.told :]), tuple(answer.call_pieces[ask.handed :])
         if piece or logprobs or calls:
-            ask.told, ask.handed = len(answer.logprobs), len(answer.calls)
+            ask.told, ask.handed = len(answer.logprobs), len(answer.call_pieces)
             ask.call.out.put((ask.index, Delta(piece, tool_calls=calls, logprobs=logprobs)))
 
     def _drop(self, asks: list[Ask]) -> None:

@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 from core.engines.answer import StopStrings
 from core.engines.base import OnDone, Result
-from core.engines.tools import ToolReader, held_to_choice
+from core.engines.tool_reader import ToolReader
+from core.engines.tools import held_to_choice
 from core.errors import ContextTooLong, EngineError, EngineUnavailable
 from core.types import Completion, Delta, FinishReason, Request, TokenLogprob, Usage
 
@@ -113,18 +114,18 @@ class ScriptedEngine:
             told = () if wanted is None else (_certain(token, wanted),)
             logprobs += told
             piece = reader.push(stop.push(token))
-            new, calls = tuple(reader.calls[calls:]), len(reader.calls)
+            new, calls = tuple(reader.pieces[calls:]), len(reader.pieces)
             if piece or told or new:
                 text += piece
                 yield Delta(piece, tool_calls=new, logprobs=told)
             if stop.found or reader.done:
                 break
         rest = reader.push(stop.finish()) + reader.finish()
-        if rest or reader.calls[calls:]:
+        if rest or reader.pieces[calls:]:
             text += rest
-            yield Delta(rest, tool_calls=tuple(reader.calls[calls:]))
+            yield Delta(rest, tool_calls=tuple(reader.pieces[calls:]))
         cut = not stop.found and not reader.done and len(tokens) > limit
-        reason: FinishReason = "length" if cut else "tool_calls" if reader.calls else "stop"
+        reason: FinishReason = "length" if cut else reader.reason("stop")
         yield Delta(
             "",
             Completion(
@@ -132,7 +133,7 @@ class ScriptedEngine:
                 reason,
                 Usage(prompt, made),
                 time.monotonic() - started,
-                tool_calls=tuple(reader.calls),
+                tool_calls=reader.calls,
                 logprobs=None if wanted is None else tuple(logprobs),
             ),
         )

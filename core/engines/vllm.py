@@ -17,7 +17,8 @@ from pathlib import Path
 from core.engines.adapters import WEIGHTS, AdapterError, adapter_config, rank
 from core.engines.base import OnDone, Result
 from core.engines.tokens import ChatTokenizer, generation_ends
-from core.engines.tools import as_text, held_to_choice, offered, read_calls, with_calls
+from core.engines.tool_reader import read_calls, with_calls
+from core.engines.tools import as_text, held_to_choice, offered
 from core.engines.vllm_server import VllmServer
 from core.errors import ContextTooLong, EngineError, EngineUnavailable, MissingExtra
 from core.types import Completion, Delta, Request

@@ -226,6 +226,29 @@ def test_demanded_call_on_a_model_that_knows_no_tools(real: Server) -> None:
     assert set(json.loads(call.function.arguments)) == {"city"}  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_demanded_call_is_streamed_in_pieces(real: Server, api: str) -> None:
+    # Whatever the model makes of it, the call has an end.
+    properties = {"city": {"enum": ["Paris", "Oslo"]}, "tomorrow": {"type": "boolean"}}
+    parameters = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    function: Any = {"name": "weather", "parameters": parameters}
+    client, options = real.client(), {"model": "faq", "stream": True}
+    if api == "chat":
+        tool: Any = {"type": "function", "function": function}
+        chunks: Any = client.chat.completions.create(messages=ASK, tools=[tool], tool_choice=NAMED, **options)
+        pieces = [call for c in chunks for call in c.choices[0].delta.tool_calls or ()]
+        assert (pieces[0].function.name, pieces[0].function.arguments) == ("weather", "")
+        deltas = [piece.function.arguments for piece in pieces[1:]]
+    else:
+        choice = {"type": "function", "name": "weather"}
+        tool = {"type": "function", **function}
+        events: Any = client.responses.create(input=ASK, tools=[tool], tool_choice=choice, **options)
+        deltas = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+    # Two keys and two values are more than one token.
+    assert len(deltas) > 1
+    assert set(json.loads("".join(deltas))) == {*properties}
+
+
 def test_bias_and_penalties_move_the_answer(real: Server) -> None:
     client = real.client()
     plain = client.chat.completions.create(model="faq", messages=ASK, logprobs=True, max_tokens=1)

@@ -12,7 +12,7 @@ from typing import Any
 from core.engines.base import Engine
 from core.engines.tools import function_call
 from core.errors import ContextTooLong
-from core.types import ANY_OBJECT, Message, Request, Sampling, TokenLogprob, Tool, ToolCall
+from core.types import ANY_OBJECT, CallPiece, Message, Request, Sampling, TokenLogprob, Tool
 
 Trouble = Callable[[BaseHTTPRequestHandler, dict[str, Any]], bool]
 """Answers a request in its own way and returns True, or leaves it to the engine."""
@@ -161,15 +161,14 @@ def _tool(function: dict[str, Any]) -> Tool:
     return Tool(function["name"], function["description"], json.dumps(function["parameters"]))
 
 
-def _calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
-    """Calls as they are streamed, the name before the arguments' two halves."""
-    pieces: list[dict[str, Any]] = []
-    for index, call in enumerate(calls):
-        half = len(call.arguments) // 2
-        first = {"name": call.name, "arguments": call.arguments[:half]}
-        pieces.append({"index": index, "id": call.id, "type": "function", "function": first})
-        pieces.append({"index": index, "function": {"arguments": call.arguments[half:]}})
-    return pieces
+def _calls(pieces: Sequence[CallPiece]) -> list[dict[str, Any]]:
+    """Pieces of calls as OpenAI streams them."""
+    first = [{"id": piece.id, "type": "function"} if piece.id else {} for piece in pieces]
+    named = [{"name": piece.name} if piece.name else {} for piece in pieces]
+    return [
+        {"index": piece.index, **head, "function": {**name, "arguments": piece.arguments}}
+        for piece, head, name in zip(pieces, first, named, strict=True)
+    ]
 
 
 def _logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 
 from core.engines.base import Engine
 from core.engines.scripted import ScriptedEngine
+from core.engines.tool_reader import joined
 from core.errors import ContextTooLong, EngineError, EngineUnavailable
 from core.types import Completion, Delta, Message, Request, Sampling, Tool
 from tests.core.engines.endpoint import serving
@@ -285,8 +286,10 @@ def test_a_demanded_call_is_made(engine: Engine) -> None:
     chat = (Message("user", "What is the weather in Paris?"),)
     request = Request(chat, Sampling(max_tokens=60), tools=(WEATHER, CLOCK), tool_choice=WEATHER)
     (whole,) = _complete(engine, request)
-    last = list(engine.stream(request))[-1].completion
+    deltas = list(engine.stream(request))
+    last = deltas[-1].completion
     assert last is not None
+    assert joined([piece for delta in deltas for piece in delta.tool_calls]) == last.tool_calls
     for completion in (whole, last):
         assert completion.finish_reason == "tool_calls"
         assert completion.text == ""
