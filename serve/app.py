@@ -26,6 +26,7 @@ from serve import (
 )
 from serve.access import Access
 from serve.catalog import Catalog
+from serve.head import Head
 from serve.metering import Metering
 from serve.middleware import MAX_BODY_BYTES, BodyLimit, RequestId
 from serve.services import Options, Services
@@ -102,6 +103,7 @@ def create_app(
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=max_body_bytes, file_limit=options.max_file_bytes)
     app.add_middleware(Access, admin_keys=api_keys, services=services)
+    app.add_middleware(Head)
     app.add_middleware(Metering, services=services)
     if options.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=options.cors_origins, allow_methods=["*"], allow_headers=["*"])

@@ -8,10 +8,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from core import types
-from core.types import Completion, Sampling
+from core.types import Completion
 from serve.answering import ClientGone, answering, nobody_reads
 from serve.catalog import Served
-from serve.fields import bias_of
 from serve.schemas import ChatRequest, ChatResponse, ChoiceOut, MessageOut
 from serve.streaming import (
     EventStream,
@@ -42,27 +41,18 @@ async def create_chat_completion(request: Request, body: ChatRequest) -> Respons
         async with answering(request, body.model, make, body.n, user=user) as answers:
             head = head_of(answers, "chatcmpl-", body.model)
             if body.stream:
-                with_usage = body.stream_options is not None and body.stream_options.include_usage
                 answers.handed_over = True
-                return EventStream(events(head, answers.deltas(), with_usage), on_end=answers.cancel)
+                return EventStream(events(head, answers.deltas(), body.with_usage), on_end=answers.cancel)
             return JSONResponse(_whole(head, await answers.whole(request)))
     except ClientGone:
         return nobody_reads()
 
 
 def _request(body: ChatRequest, choice: int, default_max_tokens: int) -> types.Request:
-    """The engine's request. Greedy unless the client names a temperature: that is how the use case was measured."""
     tools, tool_choice = body.choice()
-    sampling = Sampling(
+    sampling = body.sampling(
+        choice,
         max_tokens=body.max_completion_tokens or body.max_tokens or default_max_tokens,
-        temperature=0.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        stop=tuple(body.stop or ()),
-        # Choices of one seed must differ among each other, and come back the same.
-        seed=None if body.seed is None else body.seed + choice,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        logit_bias=bias_of(body.logit_bias or {}),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         json_schema=None if body.response_format is None else body.response_format.enforced(),
     )

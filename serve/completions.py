@@ -15,26 +15,12 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_va
 
 from core import types
 from core.errors import NotHonoured
-from core.types import Completion, Delta, Message, Sampling, TokenLogprob
+from core.types import Completion, Delta, Message, TokenLogprob
 from serve.answering import Answering, ClientGone, answering, nobody_reads
 from serve.catalog import Served
 from serve.errors import as_api_error
-from serve.fields import (
-    Bias,
-    ModelName,
-    OnlyFalse,
-    Penalty,
-    Seed,
-    Stop,
-    Strict,
-    Temperature,
-    Text,
-    TopP,
-    at,
-    bias_of,
-    texts_or_ids,
-)
-from serve.schemas import MAX_CHOICES, AnsweredBy, SourceOut, StreamOptions, UsageOut, is_none
+from serve.fields import OnlyFalse, Text, at, texts_or_ids
+from serve.schemas import MAX_CHOICES, AnsweredBy, SampledRequest, SourceOut, UsageOut, is_none
 from serve.streaming import (
     DONE,
     EventStream,
@@ -68,34 +54,20 @@ Prompts = Annotated[
 ]
 
 
-class CompletionRequest(Strict):
+class CompletionRequest(SampledRequest):
     """The body of POST /v1/completions."""
 
-    model: ModelName
     prompt: Prompts
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     echo: OnlyFalse = False
     suffix: Annotated[Text, Field(max_length=0)] | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] = DEFAULT_MAX_TOKENS
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    stop: Stop | None = None
-    seed: Seed | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
-    frequency_penalty: Penalty = 0.0
-    presence_penalty: Penalty = 0.0
-    logit_bias: Bias | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    user: Text | None = None
 
     @model_validator(mode="after")
     def _together(self) -> CompletionRequest:
         if self.best_of is not None and self.best_of != self.n:
             raise at("best_of", "is only supported as the value of 'n'", "unsupported_value")
-        if self.stream_options is not None and not self.stream:
-            raise at("stream_options", "is only allowed when 'stream' is true")
         if len(self.prompt) * self.n > MAX_PROMPTS:
             raise at("n", f"times the prompts must not exceed {MAX_PROMPTS}")
         return self
@@ -165,17 +137,7 @@ async def create_completion(request: Request, body: CompletionRequest) -> Respon
 
 
 def _request(body: CompletionRequest, prompt: Prompt, choice: int, served: Served) -> types.Request:
-    sampling = Sampling(
-        max_tokens=body.max_tokens,
-        temperature=0.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        stop=tuple(body.stop or ()),
-        seed=None if body.seed is None else body.seed + choice,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        logit_bias=bias_of(body.logit_bias or {}),
-        top_logprobs=body.logprobs,
-    )
+    sampling = body.sampling(choice, body.max_tokens, body.logprobs)
     if not served.use_case:
         return types.Request((), sampling, prompt=prompt if isinstance(prompt, str) else tuple(prompt))
     if not isinstance(prompt, str):
@@ -186,7 +148,6 @@ def _request(body: CompletionRequest, prompt: Prompt, choice: int, served: Serve
 
 
 async def _events(head: Head, body: CompletionRequest, answers: Answering) -> AsyncIterator[str]:
-    with_usage = body.stream_options is not None and body.stream_options.include_usage
     ended: dict[int, Completion] = {}
     offsets: dict[int, int] = {}
     try:
@@ -196,11 +157,11 @@ async def _events(head: Head, body: CompletionRequest, answers: Answering) -> As
             if delta.text or delta.logprobs or delta.completion is not None:
                 choice = _chunk(index, delta, body.logprobs, offsets.get(index, 0))
                 offsets[index] = offsets.get(index, 0) + len(delta.text)
-                yield data_line(_document(head, [choice], None), with_usage)
+                yield data_line(_document(head, [choice], None), body.with_usage)
     except Exception as exc:  # noqa: BLE001 - the status is sent already: the only way left to say it is an event
         yield error_event(as_api_error(exc, head.model))
         return
-    if with_usage:
+    if body.with_usage:
         completions = [ended[index] for index in sorted(ended)]
         yield data_line(_document(head, [], _usage(completions, body.n)), True)
     yield DONE

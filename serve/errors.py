@@ -152,7 +152,8 @@ def _allowed(request: Request) -> str:
     for route in request.app.routes:
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
             methods |= route.methods or set()
-    return ", ".join(sorted(methods))
+    # See serve.head.
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 _HTTP: dict[int, tuple[str | None, str]] = {

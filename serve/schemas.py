@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.types import Message, Tool, ToolCall, ToolChoice
+from core.types import Message, Sampling, Tool, ToolCall, ToolChoice
 from serve.fields import (
     Bias,
     Content,
@@ -27,6 +27,7 @@ from serve.fields import (
     Text,
     TopP,
     at,
+    bias_of,
     refuse_unsupported,
 )
 from serve.tool_schemas import MAX_TOOLS, Choice, FunctionTool, NamedChoice, ResponseFormat, chosen
@@ -130,15 +131,12 @@ class StreamOptions(Strict):
     include_obfuscation: OnlyFalse = False
 
 
-class ChatRequest(Strict):
-    """The body of POST /v1/chat/completions."""
+class SampledRequest(Strict):
+    """What the bodies of the endpoints that ask a model have in common: who answers, and how it decodes."""
 
     model: ModelName
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     stop: Stop | None = None
@@ -147,6 +145,46 @@ class ChatRequest(Strict):
     frequency_penalty: Penalty = 0.0
     presence_penalty: Penalty = 0.0
     logit_bias: Bias | None = None
+    user: Text | None = None
+    """A label; without effect here but that a canary takes all of a user's requests or none."""
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise at("stream_options", "is only allowed when 'stream' is true")
+        return self
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream is to end with its usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(
+        self, choice: int, max_tokens: int, top_logprobs: int | None, json_schema: str | None = None
+    ) -> Sampling:
+        """How to decode the choice number `choice`. Greedy unless the client names a temperature: that is how a use case
+        was measured."""
+        return Sampling(
+            max_tokens=max_tokens,
+            temperature=0.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            stop=tuple(self.stop or ()),
+            # Choices of one seed must differ among each other, and come back the same.
+            seed=None if self.seed is None else self.seed + choice,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=bias_of(self.logit_bias or {}),
+            top_logprobs=top_logprobs,
+            json_schema=json_schema,
+        )
+
+
+class ChatRequest(SampledRequest):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
@@ -155,7 +193,6 @@ class ChatRequest(Strict):
     parallel_tool_calls: bool | None = None
 
     # Accepted and without effect here: labels and hints for a hosted service.
-    user: Text | None = None
     metadata: dict[str, str] | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
@@ -177,8 +214,6 @@ class ChatRequest(Strict):
     def _together(self) -> ChatRequest:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise at("max_tokens", "and 'max_completion_tokens' mean the same; give one")
-        if self.stream_options is not None and not self.stream:
-            raise at("stream_options", "is only allowed when 'stream' is true")
         if not any(m.role == "user" for m in self.messages):
             raise at("messages", "must have at least one message with the role 'user'")
         if self.top_logprobs is not None and not self.logprobs:
