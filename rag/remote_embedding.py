@@ -93,7 +93,8 @@ class RemoteEncoder:
                     response = self._client.post(
                         self._url, json={"model": self._model, "input": texts, "encoding_format": "float"}
                     )
-                wire.check(response, self._url)
+                headers, body = response.headers, response.content
+                wire.check(wire.Reply(response.status_code, response.reason_phrase, headers, body), self._url)
                 vectors = self._read(response, len(texts))
             except wire.Refused as exc:
                 error, wait_s, again = exc.error, exc.retry_after_s, exc.again

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
 
 from core import types
 from core.engines.base import Engine
+from core.engines.pushing import push
 from core.types import Completion, Delta
 from serve.access import caller_of, check_model
 from serve.asked import Asked, asking
@@ -21,7 +22,7 @@ from serve.catalog import Catalog, Served, UnknownModel
 from serve.errors import as_api_error, queue_full
 from serve.metering import Meter, meter_of
 from serve.store_search import StoreDocuments
-from serve.workers import QueueFull, Work, Workers
+from serve.workers import Give, QueueFull, Work, Workers
 
 T = TypeVar("T")
 RETRY_AFTER_S = 1
@@ -113,8 +114,8 @@ async def answering(
     meter.model, asked = model, Asked(tenant=caller_of(request).tenant)
     ticket = f"request {meter.request_id}" if user is None else f"user {user}"
 
-    def body(choice: int) -> Generator[Piece, None, None]:
-        return _answer(catalog, model, ticket, make, choice, asked, meter, documents)
+    def body(choice: int, give: Give[Piece]) -> None:
+        _answer(catalog, model, ticket, make, choice, asked, meter, documents, give)
 
     try:
         check_model(request, model)
@@ -157,17 +158,15 @@ def _answer(
     asked: Asked,
     meter: Meter,
     documents: Documents | None,
-) -> Generator[Piece, None, None]:
+    give: Give[Piece],
+) -> None:
     """Runs in a worker thread."""
     with catalog.lease(model, ticket) as served, asking(asked):
         asked.use_case, asked.base_model, asked.engine = served.use_case, served.base_model, served.engine_kind
         asked.arm = served.arm
         wanted = meter.wanted[choice] = make(served, choice)
         engine = served.engine if documents is None else _over(served.engine, documents)
-        deltas = cast(Generator[Delta, None, None], engine.stream(wanted))
-        with closing(deltas):
-            for delta in deltas:
-                yield Piece(delta, served)
+        push(engine, wanted, lambda delta: give(Piece(delta, served)))
 
 
 def _over(engine: Engine, documents: Documents) -> Engine:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -24,7 +23,7 @@ from serve.catalog import Catalog, UnknownModel, public_name
 from serve.errors import ERRORS, ApiError, as_api_error, queue_full
 from serve.fields import ModelName, Strict, Text, texts_or_ids
 from serve.metering import meter_of
-from serve.workers import QueueFull, Work, Workers
+from serve.workers import Give, QueueFull, Work, Workers
 
 MAX_INPUTS = 2048
 """Texts in one request, as at OpenAI."""
@@ -99,8 +98,8 @@ async def create_embedding(request: Request, body: EmbeddingRequest) -> Response
     workers: Workers = request.app.state.workers
     model = _known(request, body.model)
 
-    def embed() -> Generator[Embedded, None, None]:
-        yield _embedded(model, catalog.workspace.models, body)
+    def embed(give: Give[Embedded]) -> None:
+        give(_embedded(model, catalog.workspace.models, body))
 
     try:
         work = workers.start([embed])

@@ -24,6 +24,7 @@ import httpx
 from core.engines.adapters import WEIGHTS, AdapterError, adapter_config
 from core.engines.base import OnDone, Result
 from core.engines.llamacpp_server import LlamaCppServer, shape_of
+from core.engines.pushing import Sink, push_each
 from core.engines.tool_reader import read_calls, with_calls
 from core.engines.tools import as_text, held_to_choice, offered
 from core.errors import EngineError, EngineUnavailable, MissingExtra, TuneforkError
@@ -120,12 +121,15 @@ class LlamaCppEngine:
         return [results[index] for index in range(len(requests))]
 
     def stream(self, request: Request) -> Iterator[Delta]:
-        self._check_open()
-        if request.adapter is not None:
-            self._load(request.adapter)
-        told = self._told(request)
-        with self._serving([told.adapter] if told.adapter is not None else []) as server:
+        with self._asked(request) as (server, told):
             yield from read_calls(request, server.remote.stream(told))
+
+    def push(self, request: Request, sink: Sink) -> None:
+        if request.tools:
+            push_each(self.stream(request), sink)
+            return
+        with self._asked(request) as (server, told):
+            server.remote.push(told, sink)
 
     def close(self) -> None:
         with self._loading:
@@ -137,6 +141,16 @@ class LlamaCppEngine:
             for server in servers:
                 server.close()
         self._files.cleanup()
+
+    @contextmanager
+    def _asked(self, request: Request) -> Iterator[tuple[LlamaCppServer, Request]]:
+        """A server for `request`, and the request as it is told to it."""
+        self._check_open()
+        if request.adapter is not None:
+            self._load(request.adapter)
+        told = self._told(request)
+        with self._serving([told.adapter] if told.adapter is not None else []) as server:
+            yield server, told
 
     def _check_open(self) -> None:
         if self._closed:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-import httpx
+import aiohttp
 
 from core.engines.tool_reader import joined, new_id
 from core.engines.tools import function, function_call
@@ -51,6 +51,20 @@ class Refused(Exception):
         self.room = room
         """Tokens the context window leaves for the answer, when more were asked for."""
         super().__init__(str(error))
+
+
+class Reply(NamedTuple):
+    """A response that has come in whole."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    """Found in any case of letters."""
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
 
 
 class Answered(NamedTuple):
@@ -159,12 +173,12 @@ def _tools(request: Request) -> dict[str, Any]:
     return value if request.parallel_tool_calls else {**value, "parallel_tool_calls": False}
 
 
-def check(response: httpx.Response, endpoint: str) -> None:
-    """Raises Refused for anything but 200; the body must have been read by then."""
-    status = response.status_code
+def check(reply: Reply, endpoint: str) -> None:
+    """Raises Refused for anything but 200."""
+    status = reply.status
     if status == 200:
         return
-    message, code, param = _error_of(response)
+    message, code, param = _error_of(reply)
     text = f"{endpoint}: {status}: {message}"
     if status == 400 and param == "max_tokens" and code == "unsupported_parameter":
         raise Refused(EngineError(text), length_field="max_completion_tokens")
@@ -177,17 +191,17 @@ def check(response: httpx.Response, endpoint: str) -> None:
     if status == 404 or code == "insufficient_quota":
         raise Refused(EngineUnavailable(text))
     error = EngineUnavailable(text) if status in (502, 503, 504, 529) else EngineError(text)
-    raise Refused(error, again=status in RETRIED, retry_after_s=_retry_after_s(response))
+    raise Refused(error, again=status in RETRIED, retry_after_s=_retry_after_s(reply.headers))
 
 
-def answer(response: httpx.Response, endpoint: str) -> Answered:
+def answer(reply: Reply, endpoint: str) -> Answered:
     """What a whole answer says.
 
     Raises:
         Refused: the body is no completion.
     """
     try:
-        value = response.json()
+        value = json.loads(reply.body)
         choice = value["choices"][0]
         message = choice["message"] if "message" in choice else {"content": choice["text"]}
         calls = StreamEnd()
@@ -200,7 +214,7 @@ def answer(response: httpx.Response, endpoint: str) -> Answered:
             logprobs(choice.get("logprobs")),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as exc:
-        raise Refused(EngineError(f"{endpoint}: answered with no chat completion: {_short(response.text)}")) from exc
+        raise Refused(EngineError(f"{endpoint}: answered with no chat completion: {_short(reply.text)}")) from exc
 
 
 def logprobs(value: Any) -> tuple[TokenLogprob, ...]:
@@ -227,20 +241,22 @@ def _bytes(item: Any) -> bytes:
     return str(item["token"]).encode() if item.get("bytes") is None else bytes(item["bytes"])
 
 
-async def pieces(response: httpx.Response, endpoint: str, end: StreamEnd) -> AsyncIterator[str]:
+async def pieces(parts: AsyncIterable[bytes], endpoint: str, end: StreamEnd) -> AsyncIterator[str]:
     """Text pieces of a server-sent event stream ("" where only something else is new); fills `end`.
+
+    Args:
+        parts: the stream's bytes, cut anywhere.
 
     Raises:
         Refused: the stream breaks off, carries an error, or is no stream of completions.
     """
     finished = False
     try:
-        async for line in response.aiter_lines():
-            field, _, data = line.partition(":")
-            if field != "data":
+        async for line in lines(parts):
+            if not line.startswith(b"data:"):
                 continue
-            data = data.strip()
-            if data == "[DONE]":
+            data = line[5:].strip()
+            if data == b"[DONE]":
                 finished = True
                 break
             value = json.loads(data)
@@ -261,11 +277,26 @@ async def pieces(response: httpx.Response, endpoint: str, end: StreamEnd) -> Asy
                 if text or told or called:
                     yield text
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise Refused(EngineError(f"{endpoint}: sent what is no chat completion chunk: {_short(line)}")) from exc
-    except httpx.RemoteProtocolError:
+        shown = _short(line.decode("utf-8", "replace"))
+        raise Refused(EngineError(f"{endpoint}: sent what is no chat completion chunk: {shown}")) from exc
+    except aiohttp.ClientPayloadError:
         finished = False
     if not finished:
         raise Refused(EngineError(f"{endpoint}: the stream broke off before the answer's end"))
+
+
+async def lines(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The lines of an event stream, whose ends are LF, CR or both; what follows the last end counts as one too."""
+    rest = b""
+    async for part in parts:
+        rest += part
+        # Between CR and LF a cut makes one empty line more, which means nothing.
+        end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
+        if end:
+            whole, rest = rest[:end], rest[end:]
+            for line in whole.splitlines():
+                yield line
+    yield rest
 
 
 def _reason(value: Any, endpoint: str) -> FinishReason:
@@ -281,12 +312,12 @@ def _usage(value: Any) -> Usage | None:
     return Usage(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
 
 
-def _error_of(response: httpx.Response) -> tuple[str, str | None, str | None]:
+def _error_of(reply: Reply) -> tuple[str, str | None, str | None]:
     """Message, code and param of an error body, in OpenAI's envelope or another."""
     try:
-        value = response.json()
+        value = json.loads(reply.body)
     except ValueError:
-        return _short(response.text) or response.reason_phrase, None, None
+        return _short(reply.text) or reply.reason, None, None
     error = value.get("error", value) if isinstance(value, dict) else value
     if isinstance(error, dict):
         message = error.get("message") or error.get("detail") or _short(json.dumps(error))
@@ -320,9 +351,8 @@ def _context_refusal(message: str, text: str) -> Refused:
     return Refused(ContextTooLong(prompt, window))
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds the server asks to wait: retry-after-ms, or Retry-After in seconds or as a date."""
-    headers = response.headers
     try:
         if "retry-after-ms" in headers:
             return max(float(headers["retry-after-ms"]) / 1000, 0.0)

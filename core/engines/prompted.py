@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from core.engines.base import Engine, OnDone, Result
+from core.engines.pushing import Sink, push
 from core.prompts import Demonstration, demonstrated, instructed, placed
 from core.search_settings import Place
 from core.types import Delta, Request
@@ -74,6 +75,9 @@ class PromptedEngine:
 
     def stream(self, request: Request) -> Iterator[Delta]:
         return self.engine.stream(self.prompted(request))
+
+    def push(self, request: Request, sink: Sink) -> None:
+        push(self.engine, self.prompted(request), sink)
 
     def close(self) -> None:
         """The wrapped engine belongs to whoever made it, and stays open."""

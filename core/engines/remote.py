@@ -6,19 +6,21 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import httpx
 
 from core.engines import openai_wire as wire
 from core.engines.answer import StopStrings
 from core.engines.base import OnDone, Result
 from core.engines.collect import Out, collect, pieces
+from core.engines.pushing import Sink
 from core.engines.retries import Breaker, Retrying
 from core.errors import EngineError, EngineTimeout, EngineUnavailable
 from core.types import Completion, Delta, FinishReason, Request, Usage
@@ -28,6 +30,12 @@ CONCURRENCY = 8
 
 TIMEOUT_S = 120.0
 """Longest silence: until the first byte of an answer, and between pieces."""
+
+CONNECT_S = 10.0
+
+KEEPALIVE_S = 4.0
+"""An unused connection is kept so long: one second less than uvicorn keeps it, which hangs up just when it is used again
+otherwise."""
 
 
 RETRYING = Retrying()
@@ -78,7 +86,7 @@ class RemoteEngine:
         self._trust_env = parts.hostname not in ("127.0.0.1", "localhost", "::1")
         self._limit = asyncio.Semaphore(CONCURRENCY if concurrency is None else concurrency)
         self._loop = asyncio.new_event_loop()
-        self._client: httpx.AsyncClient | None = None
+        self._client: aiohttp.ClientSession | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run_loop, name="tunefork-remote", daemon=True)
         self._thread.start()
@@ -123,6 +131,20 @@ class RemoteEngine:
         finally:
             task.cancel()
 
+    def push(self, request: Request, sink: Sink) -> None:
+        """As core.engines.pushing.push: `sink` is called in the thread that reads the endpoint's stream."""
+        pushed = _Pushed(sink)
+        task = self._start(self._answer(0, request, pushed, deltas=True))
+        pushed.cancel = task.cancel
+        if pushed.unwanted:
+            task.cancel()
+        end = pushed.end()
+        if pushed.unwanted:
+            return
+        if isinstance(end, EngineError):
+            raise end
+        sink(Delta("", end))
+
     def close(self) -> None:
         if self._closed:
             return
@@ -148,9 +170,9 @@ class RemoteEngine:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         if self._client is not None:
-            await self._client.aclose()
+            await self._client.close()
 
-    async def _answer(self, index: int, request: Request, out: Out, *, deltas: bool) -> None:
+    async def _answer(self, index: int, request: Request, out: Out | _Pushed, *, deltas: bool) -> None:
         """Put the item's pieces (where wanted) and its end on `out`; always an end, also when cancelled."""
         end: Result = EngineUnavailable("the engine was closed before it answered")
         try:
@@ -164,7 +186,7 @@ class RemoteEngine:
         finally:
             out.put((index, end))
 
-    async def _tried(self, index: int, request: Request, out: Out | None) -> Completion:
+    async def _tried(self, index: int, request: Request, out: Out | _Pushed | None) -> Completion:
         """The answer, after as many attempts as it is worth."""
         attempt = 0
         while True:
@@ -185,14 +207,14 @@ class RemoteEngine:
                     request = replace(request, sampling=replace(request.sampling, max_tokens=exc.room))
                     continue
                 error, wait_s, again = exc.error, exc.retry_after_s, exc.again
-            except httpx.TimeoutException as exc:
+            except TimeoutError as exc:
                 error = EngineTimeout(f"{self._url}: no answer within {self._timeout_s:g} s")
                 error.__cause__ = exc
-                wait_s, again = None, isinstance(exc, httpx.ConnectTimeout | httpx.PoolTimeout)
-            except (httpx.TransportError, httpx.InvalidURL) as exc:
+                wait_s, again = None, isinstance(exc, aiohttp.ConnectionTimeoutError)
+            except aiohttp.ClientError as exc:
                 error = EngineUnavailable(f"{self._url}: cannot be reached ({str(exc) or type(exc).__name__})")
                 error.__cause__ = exc
-                wait_s, again = None, isinstance(exc, httpx.TransportError)
+                wait_s, again = None, not isinstance(exc, aiohttp.InvalidURL)
             else:
                 self._breaker.succeeded()
                 return replace(completion, attempts=attempt)
@@ -203,38 +225,50 @@ class RemoteEngine:
                 raise error
             await asyncio.sleep(self._retrying.pause_s(attempt, wait_s))
 
-    async def _attempt(self, index: int, request: Request, out: Out | None, sent: _Sent) -> Completion:
+    async def _attempt(self, index: int, request: Request, out: Out | _Pushed | None, sent: _Sent) -> Completion:
         if self._client is None:
-            self._client = httpx.AsyncClient(
-                headers=self._headers,
-                timeout=httpx.Timeout(self._timeout_s, connect=min(10.0, self._timeout_s)),
-                trust_env=self._trust_env,
-            )
+            self._client = self._connect()
         body = wire.body(request, self._model, self._length_field, stream=out is not None)
         body |= {**self._extra, **self._adapter_fields(request)}
         url = f"{self._url}/{wire.path(request)}"
         started = time.monotonic()
-        if out is None:
-            response = await self._client.post(url, json=body)
-            wire.check(response, self._url)
-            answered = wire.answer(response, self._url)
+        async with self._client.post(url, json=body, allow_redirects=False) as response:
+            if out is not None and response.status == 200:
+                return await self._read_stream(index, request, response.content.iter_any(), out, sent, started)
+            reply = wire.Reply(response.status, response.reason or "", response.headers, await response.read())
+            wire.check(reply, self._url)
+            answered = wire.answer(reply, self._url)
             stop = StopStrings(request.sampling.stop)
             text = stop.push(answered.text) + stop.finish()
             reason = "stop" if stop.found else answered.reason
             return self._completion(request, answered._replace(text=text, reason=reason), started)
-        async with self._client.stream("POST", url, json=body) as response:
-            if response.status_code != 200:
-                await response.aread()
-            wire.check(response, self._url)
-            return await self._read_stream(index, request, response, out, sent, started)
+
+    def _connect(self) -> aiohttp.ClientSession:
+        # The certificates that httpx brings along, as in the rest of the program.
+        trusted = httpx.create_ssl_context(trust_env=self._trust_env) if self._url.startswith("https:") else True
+        return aiohttp.ClientSession(
+            headers=self._headers,
+            connector=aiohttp.TCPConnector(ssl=trusted, limit=0, keepalive_timeout=KEEPALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=min(CONNECT_S, self._timeout_s), sock_read=self._timeout_s
+            ),
+            trust_env=self._trust_env,
+        )
 
     async def _read_stream(
-        self, index: int, request: Request, response: httpx.Response, out: Out, sent: _Sent, started: float
+        self,
+        index: int,
+        request: Request,
+        parts: AsyncIterable[bytes],
+        out: Out | _Pushed,
+        sent: _Sent,
+        started: float,
     ) -> Completion:
         stop = StopStrings(request.sampling.stop)
         text, told, called = "", 0, 0
         end = wire.StreamEnd()
-        async for piece in wire.pieces(response, self._url, end):
+        async for piece in wire.pieces(parts, self._url, end):
             shown, new = stop.push(piece), tuple(end.logprobs[told:])
             calls = tuple(end.calls[called:])
             if shown or new or calls:
@@ -277,6 +311,29 @@ class RemoteEngine:
             tool_calls=answered.tool_calls,
             logprobs=None if request.sampling.top_logprobs is None else answered.logprobs,
         )
+
+
+class _Pushed:
+    """In place of a queue: what is put goes on at once, but for the end, which is waited for."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._ends: SimpleQueue[Result] = SimpleQueue()
+        self.cancel: Callable[[], object] = lambda: None
+        self.unwanted = False
+        """Nobody wants the rest."""
+
+    def put(self, item: tuple[int, Delta | Result]) -> None:
+        piece = item[1]
+        if not isinstance(piece, Delta):
+            self._ends.put(piece)
+        elif not self.unwanted and not self._sink(piece):
+            self.unwanted = True
+            self.cancel()
+
+    def end(self) -> Result:
+        """What the answer came to; waits for it."""
+        return self._ends.get()
 
 
 class _Sent:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from core.engines.adapters import WEIGHTS, AdapterError, adapter_config, rank
 from core.engines.base import OnDone, Result
+from core.engines.pushing import Sink, push_each
 from core.engines.tokens import ChatTokenizer, generation_ends
 from core.engines.tool_reader import read_calls, with_calls
 from core.engines.tools import as_text, held_to_choice, offered
@@ -133,6 +134,16 @@ class VllmEngine:
         with self._in_use(self._wanted_rank([request])) as server:
             try:
                 yield from read_calls(request, server.remote.stream(self._prepared(server, request)))
+            except EngineError as exc:
+                raise self._explained(server, exc) from exc
+
+    def push(self, request: Request, sink: Sink) -> None:
+        if request.tools:
+            push_each(self.stream(request), sink)
+            return
+        with self._in_use(self._wanted_rank([request])) as server:
+            try:
+                server.remote.push(self._prepared(server, request), sink)
             except EngineError as exc:
                 raise self._explained(server, exc) from exc
 
