@@ -167,6 +167,7 @@ class Decoder:
             if group and (len(group) + 1) * width > self._prefill_tokens:
                 break
             group.append(p)
+        group.sort(key=lambda p: p.row.adapter)  # neighbours of one adapter share its products
         return group
 
     def _run_prompts(self, group: Sequence[_Planned]) -> tuple[torch.Tensor, list[Layers]]:
@@ -205,7 +206,7 @@ class Decoder:
         return logits, rows
 
     def _forward(self, ids: Any, positions: Any, mask: Any, cache: Cache, adapters: list[int]) -> torch.Tensor:
-        with self._bank.rows(adapters):
+        with self._bank.rows(adapters, ids.shape[1]):
             output = self._model(
                 input_ids=ids,
                 position_ids=positions,

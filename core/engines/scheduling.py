@@ -252,6 +252,7 @@ class Scheduler:
             gone = {id(ask) for ask in asks}
             self._decoder.remove([ask.row for ask in asks if ask.row is not None])
             self._running = [ask for ask in self._running if id(ask) not in gone]
+            self._bank.trim({ask.row.adapter for ask in self._running if ask.row is not None})
 
     @staticmethod
     def _fail(asks: Iterable[Ask], error: EngineError) -> None:
