@@ -5,7 +5,8 @@ A use case (and each of its variants) takes the prompt as the user's message ins
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cache
 from itertools import accumulate
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ from serve.streaming import (
     EventStream,
     Head,
     data_line,
+    differing_in_text,
     error_event,
     head_of,
     sources_out,
@@ -147,14 +149,25 @@ def _request(body: CompletionRequest, prompt: Prompt, choice: int, served: Serve
     return types.Request((Message("user", prompt),), sampling)
 
 
-async def _events(head: Head, body: CompletionRequest, answers: Answering) -> AsyncIterator[str]:
+async def _events(head: Head, body: CompletionRequest, answers: Answering) -> AsyncIterator[bytes]:
     ended: dict[int, Completion] = {}
     offsets: dict[int, int] = {}
+
+    @cache
+    def text_chunk(index: int) -> Callable[[str], bytes]:
+        def event(text: str) -> bytes:
+            return data_line(_document(head, [_chunk(index, Delta(text), None, 0)], None), body.with_usage)
+
+        return differing_in_text(event)
+
     try:
         async for index, delta in answers.deltas():
             if delta.completion is not None:
                 ended[index] = delta.completion
-            if delta.text or delta.logprobs or delta.completion is not None:
+            if delta.text and not delta.logprobs and delta.completion is None:
+                offsets[index] = offsets.get(index, 0) + len(delta.text)
+                yield text_chunk(index)(delta.text)
+            elif delta.text or delta.logprobs or delta.completion is not None:
                 choice = _chunk(index, delta, body.logprobs, offsets.get(index, 0))
                 offsets[index] = offsets.get(index, 0) + len(delta.text)
                 yield data_line(_document(head, [choice], None), body.with_usage)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
+from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import types
@@ -38,6 +39,8 @@ class Meter:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     ttft_s: float | None = None
+    _itl_s: Histogram | None = None
+    """Of what answers; looking that up takes longer than counting."""
     _last: dict[int, float] = field(default_factory=dict)
     _pieces: dict[int, int] = field(default_factory=dict)
     """Of answers that have not ended."""
@@ -84,9 +87,11 @@ class Meter:
         if self.ttft_s is None:
             self.ttft_s = now - self.started
             if self.metrics is not None and self.asked is not None:
-                self.metrics.ttft_s.labels(*labels(self.asked)).observe(self.ttft_s)
-        elif index in self._last and self.metrics is not None and self.asked is not None:
-            self.metrics.itl_s.labels(*labels(self.asked)).observe(now - self._last[index])
+                by = labels(self.asked)
+                self.metrics.ttft_s.labels(*by).observe(self.ttft_s)
+                self._itl_s = self.metrics.itl_s.labels(*by)
+        elif index in self._last and self._itl_s is not None:
+            self._itl_s.observe(now - self._last[index])
         self._last[index] = now
 
 

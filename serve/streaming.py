@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -31,7 +33,9 @@ from serve.schemas import (
     UsageOut,
 )
 
-DONE = "data: [DONE]\n\n"
+DONE = b"data: [DONE]\n\n"
+
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def streamed_or_whole(model: type[BaseModel], what: str) -> dict[int | str, dict[str, Any]]:
@@ -70,7 +74,7 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[str], on_end: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[str | bytes], on_end: Callable[[], None]) -> None:
         # A proxy that buffers would hold the tokens back.
         super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._on_end = on_end
@@ -82,37 +86,59 @@ class EventStream(StreamingResponse):
             self._on_end()
 
 
-async def events(head: Head, pieces: AsyncIterator[tuple[int, Delta]], include_usage: bool) -> AsyncIterator[str]:
+async def events(head: Head, pieces: AsyncIterator[tuple[int, Delta]], include_usage: bool) -> AsyncIterator[bytes]:
     """The events of one answer. `pieces` are the choices' deltas as they come, with the index of their choice.
+
+    Events that are there at the same time come out joined: each part is written to the client by itself.
 
     A failure in mid-stream is an event with OpenAI's error envelope; no [DONE] follows it, so that a client which does
     not know such events still sees that the answer was cut off.
     """
     started: set[int] = set()
     ended: list[Completion] = []
+    text_chunk = cache(partial(_text_chunk, head, include_usage))
+    ready = b""
     try:
         async for index, delta in pieces:
             if index not in started:
                 started.add(index)
-                yield _chunk(head, index, DeltaOut(role="assistant", content=""), include_usage)
-            if delta.text or delta.logprobs:
-                yield _chunk(head, index, DeltaOut(content=delta.text), include_usage, logprobs=delta.logprobs)
+                ready += _chunk(head, index, DeltaOut(role="assistant", content=""), include_usage)
+            if delta.logprobs:
+                ready += _chunk(head, index, DeltaOut(content=delta.text), include_usage, logprobs=delta.logprobs)
+            elif delta.text:
+                ready += text_chunk(index)(delta.text)
             for piece in delta.tool_calls:
-                yield _chunk(head, index, DeltaOut(tool_calls=[_piece(piece)]), include_usage)
+                ready += _chunk(head, index, DeltaOut(tool_calls=[_piece(piece)]), include_usage)
             if delta.completion is not None:
                 ended.append(delta.completion)
                 unknown = list(delta.completion.unknown_citations) or None
                 last = DeltaOut(sources=sources_out(delta.completion), unknown_citations=unknown)
-                yield _chunk(head, index, last, include_usage, delta.completion)
+                ready += _chunk(head, index, last, include_usage, delta.completion)
+                # What is left to be said follows at once, or other choices' pieces do.
+                continue
+            if ready:
+                yield ready
+                ready = b""
     except Exception as exc:  # noqa: BLE001 - the status is sent already: the only way left to say it is an event
-        yield error_event(as_api_error(exc, head.model))
+        yield ready + error_event(as_api_error(exc, head.model))
         return
     if include_usage:
-        yield _data(_bare(head, [], usage_out(ended)).model_dump_json())
-    yield DONE
+        ready += _data(_bare(head, [], usage_out(ended)).model_dump_json())
+    yield ready + DONE
 
 
-def error_event(error: ApiError) -> str:
+def differing_in_text(event: Callable[[str], bytes]) -> Callable[[str], bytes]:
+    """`event`, of which only the one text in it is ever new: the rest is made once, and each time taken as it was."""
+    mark = uuid.uuid4().hex
+    before, after = event(mark).split(_quoted(mark).encode())
+    return lambda text: before + _quoted(text).encode() + after
+
+
+def _text_chunk(head: Head, with_usage: bool, index: int) -> Callable[[str], bytes]:
+    return differing_in_text(lambda text: _chunk(head, index, DeltaOut(content=text), with_usage))
+
+
+def error_event(error: ApiError) -> bytes:
     return _data(json.dumps(error.envelope()))
 
 
@@ -172,7 +198,7 @@ def _chunk(
     with_usage: bool,
     end: Completion | None = None,
     logprobs: Sequence[TokenLogprob] = (),
-) -> str:
+) -> bytes:
     choice = ChunkChoiceOut(
         index=index,
         delta=delta,
@@ -195,10 +221,10 @@ def _bare(head: Head, choices: list[ChunkChoiceOut], usage: UsageOut | None) -> 
     )
 
 
-def data_line(chunk: BaseModel, with_usage: bool) -> str:
+def data_line(chunk: BaseModel, with_usage: bool) -> bytes:
     """`chunk` as an event, without its usage field where nobody asked for usage."""
     return _data(chunk.model_dump_json(exclude=None if with_usage else {"usage"}))
 
 
-def _data(text: str) -> str:
-    return f"data: {text}\n\n"
+def _data(text: str) -> bytes:
+    return f"data: {text}\n\n".encode()
