@@ -6,10 +6,10 @@ hard to beat on frozen features, and it fits in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from core.errors import ArtifactError, DataError
 from core.files import read_json, write_json
 from tuning.encoder import Features
 from tuning.recipe import HeadRecipe
+from tuning.words import Words, fit_words
 
 Labels = NDArray[np.int64]
 """[rows], indices into the label list"""
@@ -27,6 +28,9 @@ Logits = NDArray[np.float64]
 
 Task = Literal["single", "multi", "number"]
 
+WORD_TENSORS = ("columns", "idf", "weight")
+WORD_SHARES = (0.0, 0.1, 0.2, 0.3, 0.5)
+"""Of the words' log odds beside the encoder's, to choose among; 0 leaves them out."""
 SEPARATOR = ", "
 """Between the labels of one answer (`core.rows` joins a row's `labels` with it)."""
 
@@ -46,15 +50,27 @@ class Head:
     task: Task = "single"
     decimals: int = 0
     """Of a number."""
+    words: Words | None = None
+    """What is added for the texts themselves."""
 
-    def logits(self, features: Features) -> Logits:
-        return features.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
+    def logits(self, features: Features, texts: Sequence[str] | None = None) -> Logits:
+        """[rows, labels].
 
-    def probabilities(self, features: Features) -> Logits:
+        Args:
+            texts: what `features` are of; a head with `words` needs them.
+        """
+        dense = features.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
+        if self.words is None:
+            return dense
+        if texts is None:
+            raise ValueError("this head reads the texts too")
+        return np.asarray(dense + self.words.logits(texts))
+
+    def probabilities(self, features: Features, texts: Sequence[str] | None = None) -> Logits:
         """[rows, labels]; each row adds up to 1 unless a row may have several labels. Of a number: itself, [rows, 1]."""
         if self.task == "number":
             return self.logits(features)
-        logits = self.logits(features) / self.temperature
+        logits = self.logits(features, texts) / self.temperature
         return sigmoid(logits) if self.task == "multi" else softmax(logits)
 
     def answer(self, probabilities: Logits) -> str:
@@ -94,8 +110,11 @@ class Fit:
     """[judged], whether they were right."""
 
 
-def fit_head(features: Features, answers: Sequence[str], recipe: HeadRecipe) -> Fit:
+def fit_head(features: Features, answers: Sequence[str], recipe: HeadRecipe, texts: Sequence[str] | None = None) -> Fit:
     """The logistic head for `answers`, penalty and temperature chosen on held-out folds, then fitted on all rows.
+
+    Args:
+        texts: what `features` are of, for a head that reads the words too where that helps on the held-out folds.
 
     Raises:
         DataError: fewer than two labels.
@@ -118,12 +137,16 @@ def fit_head(features: Features, answers: Sequence[str], recipe: HeadRecipe) -> 
         head = _logistic(features, y, labels, strength)
         return Fit(head, strength, 0, 0, float("nan"), float("nan"), nothing, nothing.astype(bool))
     strength, logits = _choose_strength(features, y, folds, labels, recipe.strengths)
+    words = None
+    if texts is not None:
+        share, logits = add_words(logits, _held_out_words(texts, y, folds, len(labels))[judged], y[judged])
+        words = fit_words(texts, y, len(labels)).at(share) if share else None
     temperature = fit_temperature(logits, y[judged])
     probabilities = softmax(logits / temperature)
     right = probabilities.argmax(axis=1) == y[judged]
     confidence = probabilities.max(axis=1)
     return Fit(
-        replace(_logistic(features, y, labels, strength), temperature=temperature),
+        replace(_logistic(features, y, labels, strength), temperature=temperature, words=words),
         strength,
         int(right.sum()),
         int(judged.sum()),
@@ -132,6 +155,21 @@ def fit_head(features: Features, answers: Sequence[str], recipe: HeadRecipe) -> 
         confidence,
         right,
     )
+
+
+def add_words(logits: Logits, words: Logits, y: Labels) -> tuple[float, Logits]:
+    """The share of `words` with which `logits` have the least log loss once calibrated, and the two together; the least
+    share where several are as good to a thousandth of a nat.
+
+    Args:
+        words: log odds of the same rows, by words that were not fitted on them.
+    """
+    losses = {}
+    for share in WORD_SHARES:
+        together = logits + share * words
+        losses[share] = log_loss(together / fit_temperature(together, y), y)
+    best = next(share for share in WORD_SHARES if losses[share] <= min(losses.values()) + 1e-3)
+    return best, logits + best * words
 
 
 class Threshold(NamedTuple):
@@ -217,8 +255,12 @@ def sigmoid(logits: Logits) -> Logits:
 def save_head(folder: Path, head: Head) -> None:
     from safetensors.numpy import save_file
 
-    save_file({"weight": head.weight, "bias": head.bias}, folder / "head.safetensors")
-    about = {"labels": list(head.labels), "temperature": head.temperature, "task": head.task}
+    tensors: dict[str, NDArray[Any]] = {"weight": head.weight, "bias": head.bias}
+    about: dict[str, Any] = {"labels": list(head.labels), "temperature": head.temperature, "task": head.task}
+    if head.words is not None:
+        tensors |= {f"words.{name}": getattr(head.words, name) for name in WORD_TENSORS}
+        about["words"] = head.words.share
+    save_file(tensors, folder / "head.safetensors")
     write_json(folder / "labels.json", about | ({"decimals": head.decimals} if head.task == "number" else {}))
 
 
@@ -237,13 +279,21 @@ def load_head_weights(folder: Path) -> Head:
             float(about["temperature"]),
             about.get("task", "single"),
             int(about.get("decimals", 0)),
+            _words(tensors, float(about["words"])) if "words" in about else None,
         )
     except (FileNotFoundError, KeyError, TypeError, ValueError, SafetensorError) as exc:
         raise ArtifactError(f"{folder}: the head is damaged ({exc}); train it again with `tunefork tune`") from exc
     outputs = 1 if head.task == "number" else len(head.labels)
     if head.weight.shape[:1] != (outputs,) or head.bias.shape != (outputs,):
         raise ArtifactError(f"{folder}: labels.json names {len(head.labels)} labels, the weights {len(head.weight)}")
+    if head.words is not None and head.words.weight.shape != (outputs, len(head.words.columns)):
+        raise ArtifactError(f"{folder}: the words' weights are {head.words.weight.shape}, not one a label and word")
     return head
+
+
+def _words(tensors: Mapping[str, NDArray[Any]], share: float) -> Words:
+    columns, idf, weight = (tensors[f"words.{name}"] for name in WORD_TENSORS)
+    return Words(columns, idf, weight, share)
 
 
 def _choose_strength(
@@ -284,6 +334,18 @@ def _held_out_logits(
         test = folds == fold
         if test.any() and len(np.unique(y[~test])) > 1:
             logits[test] = _logistic(features[~test], y[~test], labels, strength).logits(features[test])
+    return logits
+
+
+def _held_out_words(texts: Sequence[str], y: Labels, folds: NDArray[np.int64], labels: int) -> Logits:
+    """Log odds of each row by the words of the other folds; rows of fold -1 stay zero."""
+    logits = np.zeros((len(y), labels))
+    for fold in range(folds.max() + 1):
+        test = folds == fold
+        if test.any() and not test.all():
+            inside = [text for text, out in zip(texts, test, strict=True) if not out]
+            outside = [text for text, out in zip(texts, test, strict=True) if out]
+            logits[test] = fit_words(inside, y[~test], labels).logits(outside)
     return logits
 
 

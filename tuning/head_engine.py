@@ -57,7 +57,7 @@ class HeadEngine:
 
     def probabilities(self, texts: Sequence[str]) -> Logits:
         """Calibrated probabilities, [texts, labels]; the value itself, [texts, 1], where the answer is a number."""
-        return self._head.probabilities(self._open().encode(texts))
+        return self._head.probabilities(self._open().encode(texts), texts)
 
     def complete(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Result]:
         """One label a request; the requests of a call are encoded together."""

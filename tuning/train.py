@@ -180,7 +180,7 @@ def train_head(
     encoder: Featurizer = BaseStates(base, device) if recipe.features == "base" else Encoder(base, device)
     features = cached_features(encoder, texts, _home(workspace, settings) / "features")
     try:
-        fitted = _fit(features, answers, recipe)
+        fitted = _fit(features, texts, answers, recipe)
     except DataError as exc:
         raise DataError(str(exc), source) from exc
     head, scores = fitted.head, fitted.scores
@@ -218,7 +218,7 @@ class _Fitted:
     warnings: list[str]
 
 
-def _fit(features: Features, answers: Sequence[str], recipe: HeadRecipe) -> _Fitted:
+def _fit(features: Features, texts: Sequence[str], answers: Sequence[str], recipe: HeadRecipe) -> _Fitted:
     """The head that the recipe's task asks for, on features of any scale."""
     from core.stats import wilson
     from tuning.head import at_threshold, fit_head, threshold_for
@@ -231,7 +231,8 @@ def _fit(features: Features, answers: Sequence[str], recipe: HeadRecipe) -> _Fit
         number = fit_number(used, answers, recipe)
         scores = {key: value for key, value in asdict(number).items() if key != "head"} | {"task": "number"}
         return _Fitted(_unscaled(number.head, scale), scores, [])
-    fit = (fit_multi_label if recipe.task == "multi" else fit_head)(used, answers, recipe)
+    multi = recipe.task == "multi"
+    fit = fit_multi_label(used, answers, recipe) if multi else fit_head(used, answers, recipe, texts)
     warnings = []
     scores = {
         "task": recipe.task,
@@ -240,6 +241,7 @@ def _fit(features: Features, answers: Sequence[str], recipe: HeadRecipe) -> _Fit
         "calibration_error": fit.calibration_error if fit.judged else None,
         "temperature": fit.head.temperature,
         "strength": fit.strength,
+        "words": 0.0 if fit.head.words is None else fit.head.words.share,
         "labels": len(fit.head.labels),
     }
     chosen = None
