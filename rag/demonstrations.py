@@ -102,8 +102,8 @@ def open_demonstrations(folder: Path, models: Path) -> Demonstrations:
     """
     try:
         origin = Origin.model_validate(read_json(folder / "origin.json"))
-        lines = (folder / "examples.jsonl").read_text(encoding="utf-8").splitlines()
-        examples = [Demonstration(*json.loads(line)) for line in lines]
+        with (folder / "examples.jsonl").open(encoding="utf-8") as lines:
+            examples = [Demonstration(*json.loads(line)) for line in lines]
         vectors = np.load(folder / "vectors.npy", mmap_mode="r")
     except (OSError, ValueError, TypeError, ValidationError) as exc:
         raise ArtifactError(f"{folder}: the demonstrations cannot be read ({exc}); build the use case again") from exc

@@ -112,7 +112,8 @@ def _as_pairs(file: Path) -> Path:
     if file.suffix != ".jsonl":
         return file
     lines = []
-    for line in file.read_text(encoding="utf-8-sig").splitlines():
+    # split("\n"), not splitlines(): U+2028 and the like may stand inside a JSON string.
+    for line in file.read_text(encoding="utf-8-sig").split("\n"):
         try:
             row = json.loads(line)
             turns = row["input"]["messages"]
@@ -121,7 +122,7 @@ def _as_pairs(file: Path) -> Path:
         except (ValueError, KeyError, TypeError):
             lines.append(line)  # the reader says what is wrong with it, or takes it as it is
     pairs = file.with_name(f"pairs-{file.name}")
-    write_text(pairs, "\n".join(lines) + "\n")
+    write_text(pairs, "\n".join(lines))
     return pairs
 
 

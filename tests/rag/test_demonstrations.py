@@ -33,6 +33,13 @@ def test_likeness_is_of_meaning_and_of_words(tmp_path: Path) -> None:
     assert [one.output for (one,) in near] == ["lost_card", "technical"]
 
 
+def test_separators_of_lines_may_stand_in_an_example(tmp_path: Path) -> None:
+    odd = Demonstration("one\u2028two\x85three\rfour\nfive", "a\x0cb\u2029c")
+    name, _ = store_demonstrations(tmp_path, [odd, EXAMPLES[0]], "all-minilm-l6-v2", MODELS)
+    found = open_demonstrations(tmp_path / name, MODELS)
+    assert odd in found.nearest(["one two"], 2)[0]
+
+
 def test_all_examples_come_once_when_more_are_asked_for(tmp_path: Path) -> None:
     _, found = store(tmp_path)
     (near,) = found.nearest(["shoes"], 10)
