@@ -27,6 +27,7 @@ from core.files import read_json, write_json
 from core.locks import forget_owner, held, owner_of
 from core.workspace import Workspace
 from serve.state import Row, State
+from serve.warm import AVAILABLE, IMPORTS, Forked, Warm
 
 log = logging.getLogger("tunefork.serve")
 
@@ -101,7 +102,7 @@ class _Child:
     """A child of this server, or (without a process) one that an earlier server left running."""
 
     folder: Path
-    process: subprocess.Popen[bytes] | None
+    process: subprocess.Popen[bytes] | Forked | None
     told_to_stop: float | None = None
     """When it was first told to."""
     killed: bool = field(default=False)
@@ -143,9 +144,15 @@ OnEnd = Callable[[Job], None]
 class Jobs:
     """The jobs of a workspace. Thread-safe; a thread of its own starts and watches the children."""
 
-    def __init__(self, state: State, workspace: Workspace) -> None:
+    def __init__(self, state: State, workspace: Workspace, *, forks: bool = AVAILABLE) -> None:
+        """
+        Args:
+            forks: keep a process a lane that has its imports done, once the lane has had a job, and fork jobs from it.
+        """
         self._state = state
         self._workspace = workspace
+        self._forks = forks
+        self._warm: dict[Lane, Warm] = {}
         self._on_end: dict[str, OnEnd] = {}
         self._children: dict[str, _Child] = {}
         self._wake = threading.Event()
@@ -252,6 +259,8 @@ class Jobs:
                     db.execute("UPDATE jobs SET state = 'queued', attempts = attempts - 1 WHERE id = ?", (id,))
                     self._say(id, "info", "the server stopped; the job goes on with the next one")
         self._children.clear()
+        for warm in self._warm.values():
+            warm.close()
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
@@ -260,7 +269,8 @@ class Jobs:
             except Exception:
                 log.exception("the jobs' watcher failed; it goes on")
                 time.sleep(1)
-            self._wake.wait(_POLL_S if self._children else 5.0)
+            loading = any(warm.state == "loading" for warm in self._warm.values())
+            self._wake.wait(_POLL_S if self._children or loading else 5.0)
             self._wake.clear()
 
     def _step(self) -> None:
@@ -268,6 +278,8 @@ class Jobs:
             job = self.get(id)
             if job is None or job.over:
                 child.kill()
+                if child.process is not None:
+                    child.process.wait()
                 self._children.pop(id)
             elif child.alive():
                 if job.cancelling:
@@ -281,9 +293,25 @@ class Jobs:
                 self._children.pop(id)
         busy = {LANES[job.kind] for id in self._children if (job := self.get(id)) is not None}
         for row in self._state.all("SELECT * FROM jobs WHERE state = 'queued' ORDER BY seq"):
-            if LANES[row["kind"]] not in busy:
-                busy.add(LANES[row["kind"]])
-                self._start(Job.of(row))
+            lane = LANES[row["kind"]]
+            if lane not in busy:
+                busy.add(lane)
+                # At its imports: it is the job's turn as soon as they are done.
+                if self._warmed(lane) != "loading":
+                    self._start(Job.of(row))
+
+    def _warmed(self, lane: Lane) -> str:
+        """How the process stands that the lane's jobs are forked from. One that has ended is started anew; not so one that
+        could not do its imports: the job itself says then what is wrong."""
+        if not self._forks:
+            return "failed"
+        if lane not in self._warm or self._warm[lane].state == "gone":
+            try:
+                self._warm[lane] = Warm(IMPORTS[lane], self._environment())
+            except OSError as exc:
+                log.warning("no process for the imports of %s jobs: %s", lane, exc)
+                return "failed"
+        return self._warm[lane].state
 
     def _start(self, job: Job) -> None:
         with self._state.change() as db:
@@ -295,25 +323,33 @@ class Jobs:
                 return
             self._say(job.id, "info", "the job has started" if job.attempts == 0 else "the job goes on")
         folder = self.folder(job.id)
-        environment = {**os.environ, "TUNEFORK_HOME": str(self._workspace.path)}
-        # The server's own keys are none of the child's business.
-        environment.pop("TUNEFORK_API_KEYS", None)
+        warm = self._warm.get(LANES[job.kind])
+        process: subprocess.Popen[bytes] | Forked | None = None
         try:
             with (folder / "log.txt").open("ab") as out:
-                process = subprocess.Popen(
-                    self._command(folder),
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    start_new_session=True,
-                )
+                if warm is not None:
+                    process = warm.fork(folder, out.fileno())
+                if process is None:
+                    process = subprocess.Popen(
+                        self._command(folder),
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=subprocess.STDOUT,
+                        env=self._environment(),
+                        start_new_session=True,
+                    )
         except OSError as exc:
             log.error("job %s could not be started: %s", job.id, exc)
             text = "the job's process could not be started; the server's log says why"
             self._end(job, "failed", {"code": "server_error", "message": text, "param": None}, None)
             return
         self._children[job.id] = _Child(folder, process)
+
+    def _environment(self) -> dict[str, str]:
+        environment = {**os.environ, "TUNEFORK_HOME": str(self._workspace.path)}
+        # The server's own keys are none of the child's business.
+        environment.pop("TUNEFORK_API_KEYS", None)
+        return environment
 
     def _command(self, folder: Path) -> list[str]:
         return [sys.executable, "-m", "serve.job_child", str(folder)]

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from core.locks import owner_of
+from serve.jobs import LOCK
 from tests.conftest import ROOT
 
 SCRIPTED = """
@@ -119,12 +121,9 @@ def processes_of(home: Path) -> list[Running]:
 
 def jobs_at_work(home: Path, prefix: str) -> dict[str, int]:
     """Process of each job whose id begins with `prefix`."""
-    found = {}
-    for running in processes_of(home):
-        job = running.command.strip().rpartition("/")[2]
-        if "serve.job_child" in running.command and job.startswith(prefix):
-            found[job] = running.pid
-    return found
+    alive = {running.pid for running in processes_of(home)}
+    owners = {folder.name: owner_of(folder / LOCK) for folder in (home / "server" / "jobs").glob(f"{prefix}*")}
+    return {job: pid for job, pid in owners.items() if pid in alive}
 
 
 def vllm_of(home: Path) -> list[Running]:

@@ -141,13 +141,13 @@ def test_dpo_job_learns_from_openais_preference_rows(
         return {
             "input": {"messages": [{"role": "user", "content": f"Say {n}."}]},
             "preferred_output": [{"role": "assistant", "content": f"{n}"}],
-            "non_preferred_output": [{"role": "assistant", "content": f"Certainly! Here is {n}."}],
+            "non_preferred_output": [{"role": "assistant", "content": f"Certainly!\u2028Here is {n}."}],
         }
 
     hyperparameters: Any = {"n_epochs": 1, "batch_size": 2, "beta": 0.2, "learning_rate_multiplier": 2}
     job = client.fine_tuning.jobs.create(
         model=BASE,
-        training_file=upload(client, "\n".join(json.dumps(pair(n)) for n in range(3)).encode()),
+        training_file=upload(client, "\n".join(json.dumps(pair(n), ensure_ascii=False) for n in range(3)).encode()),
         method={"type": "dpo", "dpo": {"hyperparameters": hyperparameters}},
         seed=7,
     )
@@ -166,7 +166,7 @@ def test_dpo_job_learns_from_openais_preference_rows(
     assert [(p.messages[0].content, p.chosen, p.rejected, p.line) for p in pairs][1] == (
         "Say 1.",
         "1",
-        "Certainly! Here is 1.",
+        "Certainly!\u2028Here is 1.",
         2,
     )
     assert (recipe.beta, recipe.epochs, recipe.batch_rows, recipe.seed) == (0.2, 1, 2, 7)
@@ -221,6 +221,9 @@ class Sleeping(Jobs):
         "with hold(Path(sys.argv[1]) / '.lock', 'x'):\n"
         "    (Path(sys.argv[1]) / 'up').touch(); time.sleep(600)"
     )
+
+    def __init__(self, state: State, workspace: Workspace) -> None:
+        super().__init__(state, workspace, forks=False)
 
     def _command(self, folder: Path) -> list[str]:
         return [*super()._command(folder)[:1], "-c", self.code, str(folder)]
