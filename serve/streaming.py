@@ -69,6 +69,10 @@ def head_of(answers: Answering, prefix: str, model: str) -> Head:
     return Head(new_id(prefix), int(time.time()), model, served.fingerprint, by)
 
 
+class LastPart(bytes):
+    """What no other part follows: it need not be waited for to end the response."""
+
+
 class EventStream(StreamingResponse):
     """Calls `on_end` however the stream ends: sent to its end, client gone, or server stopping."""
 
@@ -78,6 +82,16 @@ class EventStream(StreamingResponse):
         # A proxy that buffers would hold the tokens back.
         super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._on_end = on_end
+
+    async def stream_response(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        ended = False
+        async for part in self.body_iterator:
+            body = part.encode() if isinstance(part, str) else part
+            ended = isinstance(part, LastPart)
+            await send({"type": "http.response.body", "body": body, "more_body": not ended})
+        if not ended:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -124,7 +138,7 @@ async def events(head: Head, pieces: AsyncIterator[tuple[int, Delta]], include_u
         return
     if include_usage:
         ready += _data(_bare(head, [], usage_out(ended)).model_dump_json())
-    yield ready + DONE
+    yield LastPart(ready + DONE)
 
 
 def differing_in_text(event: Callable[[str], bytes]) -> Callable[[str], bytes]:

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 
 from core.engines.remote import RemoteEngine
@@ -179,13 +180,13 @@ def test_nobody_listening_is_found_out_by_a_few_requests_for_the_whole_batch(
     monkeypatch: pytest.MonkeyPatch, reserved_port: int
 ) -> None:
     tried: list[object] = []
-    real = socket.socket.connect
+    real = aiohttp.ClientSession.post
 
-    def counted(self: socket.socket, address: Any) -> None:
-        tried.append(address)
-        real(self, address)
+    def counted(self: aiohttp.ClientSession, url: str, **options: Any) -> Any:
+        tried.append(url)
+        return real(self, url, **options)
 
-    monkeypatch.setattr(socket.socket, "connect", counted)
+    monkeypatch.setattr(aiohttp.ClientSession, "post", counted)
     engine = RemoteEngine(f"http://127.0.0.1:{reserved_port}/v1", "m", retrying=QUICK, concurrency=4)
     with pytest.raises(EngineUnavailable, match="cannot be reached"):
         engine.complete([_ask()] * 400)
