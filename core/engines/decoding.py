@@ -167,7 +167,6 @@ class Decoder:
             if group and (len(group) + 1) * width > self._prefill_tokens:
                 break
             group.append(p)
-        group.sort(key=lambda p: p.row.adapter)  # neighbours of one adapter share its products
         return group
 
     def _run_prompts(self, group: Sequence[_Planned]) -> tuple[torch.Tensor, list[Layers]]:

@@ -11,7 +11,6 @@ Modules that read the same input, as q, k and v do, go down together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -43,27 +42,19 @@ class Choice:
         """Tokens a row."""
         self.adapted = False
         """Whether any row has an adapter."""
-        self.runs: list[tuple[int, slice]] = []
-        """A page and the tokens it answers, those of neighbouring rows; when there is more than one token a row."""
         self.bags = Bags((), device)
-        """Of one token a row."""
         self._device = device
 
     def choose(self, rows: Sequence[tuple[int, ...]], tokens: int) -> None:
         """Row i of a pass over `tokens` tokens a row is answered by the pages `rows[i]`."""
         self.rows, self.tokens = tuple(rows), tokens
         self.adapted = any(rows)
-        if tokens > 1:
-            together = [(pages, list(same)) for pages, same in groupby(range(len(rows)), key=lambda row: rows[row])]
-            self.runs = [
-                (page, slice(same[0] * tokens, (same[-1] + 1) * tokens)) for pages, same in together for page in pages
-            ]
-        elif self.adapted and self.bags.rows != self.rows:
+        if self.adapted and self.bags.rows != self.rows:
             self.bags = Bags(self.rows, self._device)
 
 
 class Bags:
-    """What the rows of a decode step look up: on the way down a bag is one page of one row, on the way up one row."""
+    """What the rows look up: on the way down a bag is one page of one row, on the way up it is one row."""
 
     def __init__(self, rows: tuple[tuple[int, ...], ...], device: Any) -> None:
         self.rows = rows
@@ -163,16 +154,16 @@ class Tables:
         return output
 
     def _prefilled(self, place: int, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Many tokens a row: each adapter on its own rows."""
-        runs = self._choice.runs
+        """Many tokens a row: products of each row with its own pages."""
+        bags = self._choice.bags
         if x is not self._input:
-            flat, downs = x.flatten(0, 1), self._down.flatten(2)
-            hidden = [flat[tokens] @ downs[page] for page, tokens in runs]
-            self._input, self._hidden = x, [each.chunk(len(self._ups), 1) for each in hidden]
-        made, up = output.view(-1, output.shape[-1]), self._ups[place]
-        for (page, tokens), own in zip(runs, self._hidden, strict=True):
-            made[tokens].addmm_(own[place], up[page * PAGE : (page + 1) * PAGE])
-        return output
+            own = x if bags.one_each else x.index_select(0, bags.row)
+            hidden = torch.bmm(own, self._down.flatten(2).index_select(0, bags.page))
+            self._input, self._hidden = x, hidden.chunk(len(self._ups), -1)
+        ups = self._ups[place].view(-1, PAGE, output.shape[-1]).index_select(0, bags.page)
+        if bags.one_each:
+            return output.baddbmm_(self._hidden[place], ups)
+        return output.index_add_(0, bags.row, torch.bmm(self._hidden[place], ups))
 
 
 def _bag(table: torch.Tensor, lines: torch.Tensor, starts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
