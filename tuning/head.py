@@ -29,8 +29,8 @@ Logits = NDArray[np.float64]
 Task = Literal["single", "multi", "number"]
 
 WORD_TENSORS = ("columns", "idf", "weight")
-WORD_SHARES = (0.0, 0.1, 0.2, 0.3, 0.5)
-"""Of the words' log odds beside the encoder's, to choose among; 0 leaves them out."""
+WORD_SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
+"""Of the words' log odds beside the encoder's calibrated ones, to choose among; 0 leaves them out."""
 SEPARATOR = ", "
 """Between the labels of one answer (`core.rows` joins a row's `labels` with it)."""
 
@@ -164,11 +164,12 @@ def add_words(logits: Logits, words: Logits, y: Labels) -> tuple[float, Logits]:
     Args:
         words: log odds of the same rows, by words that were not fitted on them.
     """
+    scale = fit_temperature(logits, y)
     losses = {}
     for share in WORD_SHARES:
-        together = logits + share * words
+        together = logits + scale * share * words
         losses[share] = log_loss(together / fit_temperature(together, y), y)
-    best = next(share for share in WORD_SHARES if losses[share] <= min(losses.values()) + 1e-3)
+    best = scale * next(share for share in WORD_SHARES if losses[share] <= min(losses.values()) + 1e-3)
     return best, logits + best * words
 
 

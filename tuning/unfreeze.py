@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from core.progress import progress, say
 from tuning.device import fast_bfloat16
 from tuning.encoder import Encoder
-from tuning.head import Head, Labels, Logits, fit_head, fit_temperature, log_loss, stratified_folds
+from tuning.head import Head, Labels, Logits, add_words, fit_head, fit_temperature, log_loss, stratified_folds
 from tuning.recipe import HeadRecipe
 
 POOL = 32
@@ -47,6 +47,8 @@ class Stage:
     """How far from the frozen weights to those that training ended with, 0 to 1."""
     loss: float
     """On the dev rows, calibrated, nats a row. It decides: of 1,000 rows, a dozen right ones more or less is chance."""
+    words: float
+    """The share of the words' log odds (tuning/words.py) beside these logits, 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,10 @@ def unfreeze(
     train_texts = [text for text, out in zip(texts, held_out, strict=True) if not out]
     dev_texts = [text for text, out in zip(texts, held_out, strict=True) if out]
     y_train, y_dev = y[~held_out], y[held_out]
-    frozen = fit_head(features[~held_out], [labels[i] for i in y_train], recipe).head
-    best = _stage(0, 0.0, frozen.logits(features[held_out]), y_dev)
+    frozen = fit_head(features[~held_out], [labels[i] for i in y_train], recipe, train_texts).head
+    words, frozen = frozen.words, replace(frozen, words=None)
+    odds = np.zeros((len(y_dev), len(labels))) if words is None else words.at(1.0).logits(dev_texts)
+    best = _stage(0, 0.0, frozen.logits(features[held_out]), odds, y_dev)
     stages = [best]
 
     encoder = Encoder(folder, device, torch.float32)
@@ -89,7 +93,7 @@ def unfreeze(
         tried = []
         for way in WAYS:
             _put((encoder.model, classifier), start, end, way)
-            tried.append(_stage(count, way, _logits(encoder, classifier, dev_texts), y_dev))
+            tried.append(_stage(count, way, _logits(encoder, classifier, dev_texts), odds, y_dev))
         stage = min(tried, key=lambda stage: stage.loss)
         stages.append(stage)
         say(
@@ -105,7 +109,9 @@ def unfreeze(
     _put((encoder.model, classifier), keep, keep, 1.0)
     head = frozen if best.layers == 0 else _head(labels, classifier)
     if best.layers:
-        head = replace(head, temperature=fit_temperature(_logits(encoder, classifier, dev_texts), y_dev))
+        together = _logits(encoder, classifier, dev_texts) + best.words * odds
+        read = None if words is None or not best.words else words.at(best.words)
+        head = replace(head, temperature=fit_temperature(together, y_dev), words=read)
     return Unfrozen(encoder, head, tuple(stages), best, len(dev_texts))
 
 
@@ -199,9 +205,10 @@ def _trainable(
     return groups
 
 
-def _stage(layers: int, way: float, logits: Logits, y: Labels) -> Stage:
-    calibrated = logits / fit_temperature(logits, y)
-    return Stage(layers, int((logits.argmax(axis=1) == y).sum()), way, log_loss(calibrated, y))
+def _stage(layers: int, way: float, logits: Logits, odds: Logits, y: Labels) -> Stage:
+    words, together = add_words(logits, odds, y)
+    calibrated = together / fit_temperature(together, y)
+    return Stage(layers, int((together.argmax(axis=1) == y).sum()), way, log_loss(calibrated, y), words)
 
 
 def _head(labels: tuple[str, ...], classifier: nn.Linear) -> Head:

@@ -49,7 +49,7 @@ def test_the_saved_head_answers_as_the_trained_one(
     assert (report.rows, report.dev_rows) == (18, 6)
     texts = ["my card was stolen", "what is your rate for euros", "top up"]
     served = load_head(report.folder, workspace.models).probabilities(texts)
-    assert np.allclose(served, unfrozen.head.probabilities(unfrozen.encoder.encode(texts)), atol=0.05)
+    assert np.allclose(served, unfrozen.head.probabilities(unfrozen.encoder.encode(texts), texts), atol=0.05)
     assert not list(report.folder.rglob("*.bin"))
 
 
