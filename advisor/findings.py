@@ -16,6 +16,8 @@ from advisor.rule import Findings
 
 NEAR_TARGET = 2
 """Deltas under the target that the lower limit of a base that meets it may lie: 20 of 20 passes, 8 of 8 does not."""
+AHEAD = 0.10
+"""One-sided p at which a remedy that has shown its gain is ahead of a rival that has shown none (docs/decisions/0017)."""
 
 _KINDS = (
     (arms.PROMPT,),
@@ -27,14 +29,24 @@ _KINDS = (
 
 
 def tested(case: Case) -> Findings:
-    """Findings with one element: a remedy counts when its tests show a gain of delta, not before."""
+    """Findings with one element: a remedy counts when its tests show a gain of delta, not before.
+
+    Where no remedy has shown that it beats its rival as well, one that gains over the base is still taken when its rival
+    has shown no gain itself and is behind by delta: both lie ahead of the base, and only one of them is known to.
+    """
     delta, alpha, target = case.settings.delta, case.settings.alpha, case.settings.target
 
     def beats(route: str, key: Key) -> bool:
         rival = case.rivals.get((route, key))
         return case.gains(key) and (rival is None or rival.shows(delta, alpha))
 
-    both = both_family(case.allowed)
+    def ahead(route: str, key: Key) -> bool:
+        rival = case.rivals.get((route, key))
+        if rival is None or not case.gains(key) or case.gains((arms.family(rival.against), "correct")):
+            return False
+        return at_least(rival.gain.value, delta) and rival.p_gain <= AHEAD
+
+    combined = both_family(case.allowed)
     base = rate(case.table, case.closed.ship)
     # Meeting the target on 8 of 8 is no evidence: the lower limit must come near it too.
     meets = at_least(base.value, target) and at_least(base.low, target - NEAR_TARGET * delta)
@@ -43,11 +55,18 @@ def tested(case: Case) -> Findings:
     lead = 0.0
     if case.rag_arm is not None and arms.TUNE in case.measured:
         lead = compare_rate(case.measured[case.rag_arm], case.measured[arms.TUNE]) or 0.0
+    adopted = (arms.CLOSED, arms.PROMPT, arms.FEW_SHOT).index(case.adopted)
+    rag = _retrieval_ships(case) and any(beats("rag", key) for key in case.tells_of_knowledge)
+    tune = beats("tune", (arms.TUNE, "correct"))
+    both = combined is not None and case.rival_of_both is not None and beats("both", (combined, "correct"))
+    if not (adopted or rag or tune or both or meets or case.settings.must_retrieve):
+        tune = ahead("tune", (arms.TUNE, "correct"))
+        both = combined is not None and ahead("both", (combined, "correct"))
     return Findings(
-        adopted=np.array([(arms.CLOSED, arms.PROMPT, arms.FEW_SHOT).index(case.adopted)]),
-        rag=np.array([_retrieval_ships(case) and any(beats("rag", key) for key in case.tells_of_knowledge)]),
-        tune=np.array([beats("tune", (arms.TUNE, "correct"))]),
-        both=np.array([both is not None and case.rival_of_both is not None and beats("both", (both, "correct"))]),
+        adopted=np.array([adopted]),
+        rag=np.array([rag]),
+        tune=np.array([tune]),
+        both=np.array([both]),
         rag_lead=np.array([lead]),
         meets=np.array([meets and case.closed.ship not in case.barred]),
         nothing=np.array([ruled_out and case.knowledge_settled and base.value < target]),

@@ -6,9 +6,9 @@ told the table that came of it; who asks (an engine, a cache, a simulation) is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any
 
 from scipy.special import ndtr
@@ -26,6 +26,9 @@ FIRST = (arms.CLOSED, arms.PROMPT, arms.FEW_SHOT, arms.ORACLE, arms.TUNE)
 """One arm a question; the arms that refine an answer wait until the question is open at the second look."""
 
 FEWEST_GAINED = 6
+
+BESIDE = 1 / 3
+"""Share of a look's items that an arm is asked which is no remedy: it is there to be seen, not for the verdict."""
 
 
 @dataclass(frozen=True)
@@ -73,63 +76,73 @@ def schedule(
     levels = nominal_levels(sizes, now().alpha)
     waiting = [arm for arm in progress.planned if not _opens(arm, progress.planned, dear)]
     running = [arm for arm in progress.planned if arm not in waiting]
+    beside = tuple(arm for arm in running if arms.family(arm) not in (arms.CLOSED, *arms.REMEDIES))
+    closed = tuple(arm for arm in running if arms.family(arm) == arms.CLOSED)
+    running = [arm for arm in running if arm not in closed + beside]
     alone = True
-    best: str | None = None
     for look, (size, level) in enumerate(zip(sizes, levels, strict=True)):
         last = size == sizes[-1]
+        progress.alpha = level
+        table = yield from _ask(progress, closed, size)
         if alone:
-            closed = tuple(arm for arm in running if arms.family(arm) == arms.CLOSED)
-            table = yield from _ask(progress, closed, size)
             # A base that is right on nearly everything is looked at alone: if it meets the target, no arm can pay.
             settings = now()
             meets = _meets(table, closed, settings)
             alone = meets and not last
             if meets and _no_room(table, closed, settings, progress.items):
                 _record(progress, size, level, "base")
-                progress.stopped_by = "verdict"
-                progress.alpha = level
-                _short(progress, {}, size)
+                _stop(progress, "verdict", None, size)
                 return
             if alone:
                 _record(progress, size, level, "undecided")
                 continue
-        found = None
-        if look > 0 and best is not None:
-            # The arm that is nearest to being shown goes ahead: where it is shown, most others need no more items.
-            ahead = tuple(arm for arm in running if arms.family(arm) in (arms.CLOSED, best))
-            table = yield from _ask(progress, ahead, size)
+        if beside:
+            table = yield from _ask(progress, beside, max(sizes[0], ceil(BESIDE * size)))
+        due = tuple(arm for arm in running if arm not in progress.asked)
+        while True:
+            if due:
+                following = min(next(s for s in sizes if s > progress.asked.get(arm, 0)) for arm in due)
+                table = yield from _ask(progress, due, following)
             found = review(Case(table, replace(now(), alpha=level)), progress.items, _families(waiting))
-            rest = tuple(arm for arm in running if arm not in ahead and _alive(arm, found))
-        else:
-            rest = tuple(running)
-        if rest and (found is None or found.stop is None):
-            table = yield from _ask(progress, rest, size)
-            found = review(Case(table, replace(now(), alpha=level)), progress.items, _families(waiting))
-        assert found is not None
-        best = found.best
-        if found.stop is None and waiting and (look > 0 or last or len(running) == 1):
-            joining = [arm for arm in waiting if arms.family(arm) in found.live]
-            if joining:
-                table = yield from _ask(progress, tuple(joining), size)
-                running += joining
-                waiting = [arm for arm in waiting if arm not in joining]
-                found = review(Case(table, replace(now(), alpha=level)), progress.items, _families(waiting))
+            if found.stop is not None:
+                # What the verdict acts on must have shown it on all items of this look, at this look's level.
+                due = _short(progress, found, running, size, (found.leader,))
+                if not due:
+                    break
+                continue
+            due = _due(progress, found, running, size, last)
+            if not due and (look > 0 or last or not running):
+                due = tuple(arm for arm in waiting if arms.family(arm) in found.live)
+                running += due
+                waiting = [arm for arm in waiting if arm not in due]
+            if not due:
+                break
         _record(progress, size, level, found.route)
-        progress.alpha = level
-        for arm in [*running, *waiting]:
-            if not _alive(arm, found) and not (last and arm in running) and found.stop is None:
-                progress.dropped[arm] = {
-                    "items": progress.asked.get(arm, 0),
-                    "why": "another variant is ahead of it"
-                    if arm in found.behind
-                    else found.why.get(arms.family(arm), "it cannot change the verdict any more"),
-                }
         if found.stop is not None or last:
-            progress.stopped_by = "all_items" if last or found.stop is None else found.stop
-            _short(progress, found.why, size)
+            _stop(progress, found.stop if found.stop and not last else "all_items", found, size)
             return
-        running = [arm for arm in running if _alive(arm, found)]
-        waiting = [arm for arm in waiting if _alive(arm, found)]
+
+
+def _due(progress: Progress, found: Review, running: Sequence[str], size: int, last: bool) -> tuple[str, ...]:
+    """The arms to ask more of the items of this look, before the next."""
+    for family in found.hopeful if found.leader is None else (found.leader,):
+        if mine := _short(progress, found, running, size, (family,)):
+            return mine
+        if found.leader is None and not last:
+            # The likeliest to gain has come this far: on to the next look, and the others wait until it has.
+            return ()
+    return _short(progress, found, running, size, found.live)
+
+
+def _short(
+    progress: Progress, found: Review, running: Sequence[str], size: int, families: Collection[str | None]
+) -> tuple[str, ...]:
+    """Arms of those families that were not asked all items of this look, less variants that are behind."""
+    return tuple(
+        arm
+        for arm in running
+        if progress.asked[arm] < size and arms.family(arm) in families and arm not in found.behind
+    )
 
 
 def _ask(progress: Progress, names: tuple[str, ...], size: int) -> Generator[Step, OutcomeTable, OutcomeTable]:
@@ -139,19 +152,20 @@ def _ask(progress: Progress, names: tuple[str, ...], size: int) -> Generator[Ste
     return table
 
 
-def _alive(arm: str, found: Review) -> bool:
-    """An arm that is no remedy was asked for to see how it fares, not for the verdict: it goes on while the run does."""
-    if arm in found.behind:
-        return False
-    return arms.family(arm) in found.live or arms.family(arm) not in (arms.CLOSED, *arms.REMEDIES)
-
-
-def _short(progress: Progress, why: Mapping[str, str], size: int) -> None:
-    """Note why arms ended with fewer items than the last look."""
+def _stop(progress: Progress, by: str, found: Review | None, size: int) -> None:
+    """Note what ended the run, and why arms ended with fewer items than the last look."""
+    progress.stopped_by = by
     for arm in progress.planned:
-        if progress.asked.get(arm, 0) < size and arm not in progress.dropped:
-            reason = why.get(arms.family(arm), "the verdict stood before it was its turn")
-            progress.dropped[arm] = {"items": progress.asked.get(arm, 0), "why": reason}
+        if progress.asked.get(arm, 0) < size:
+            why = found.why.get(arms.family(arm)) if found else None
+            if found and arm in found.behind:
+                why = "another variant is ahead of it"
+            elif arms.family(arm) not in (arms.CLOSED, *arms.REMEDIES):
+                why = "it is no remedy, and is asked a part of the items to be seen beside them"
+            progress.dropped[arm] = {
+                "items": progress.asked.get(arm, 0),
+                "why": why or "the verdict stood before it was its turn",
+            }
 
 
 def _opens(arm: str, planned: Sequence[str], dear: Sequence[str]) -> bool:

@@ -45,6 +45,11 @@ def reasons(
         )
     decisive = _decisive(case, route)
     out += [_gain_sentence(comparison, case) for comparison in decisive]
+    if (behind := _unproven_rival(case, route)) is not None:
+        out.append(
+            f"{behind.against} has shown no gain itself and is {100 * behind.gain.value:.1f} points behind "
+            f"(one-sided p = {_p(behind.p_gain)}), so the remedy that is known to gain is taken."
+        )
     if route == "rag":
         out += _retrieval_sentences(case, found, ready)
     if route == "none":
@@ -142,6 +147,13 @@ def _decisive(case: Case, route: Route) -> list[Comparison]:
     if route == "few-shot" and case.few_shot_over_prompt is not None:
         out.append(case.few_shot_over_prompt)
     return out
+
+
+def _unproven_rival(case: Case, route: Route) -> Comparison | None:
+    """The rival that the route leads without being shown to (findings.tested)."""
+    wanted = {"tune": "tune", "rag+tune": "both"}.get(route)
+    over = next((c for (of, _), c in case.rivals.items() if of == wanted), None)
+    return None if over is None or over.shows(case.settings.delta, case.settings.alpha) else over
 
 
 def _what_n_shows(case: Case) -> str:

@@ -229,6 +229,8 @@ def _step_by_step(
         reached = run.ask(step)
         if reached < step.items:
             steps.close()
+            # Arms that waited are behind; the look that was cut short is that of the arm that has come furthest.
+            reached = max((len(arm.results) for arm in run.arms.values()), default=reached)
             _out_of_budget(run, progress, reached)
             # The budget ended it, not the outcomes: the rest of alpha may be spent here.
             sizes = tuple(look["items"] for look in progress.looks if look["items"] < reached)

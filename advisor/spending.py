@@ -20,7 +20,7 @@ POWERS = ((150, 3.0), (10**9, 2.0))
 the items to stop early on."""
 FIRST_LOOK = 12
 """Items before the first look: a gain of 60 points can be shown by then, and an idle arm begins to look idle."""
-GROWTH = 1.6
+GROWTH = 1.4
 """Each look sees that many times the items of the last."""
 LEAST_ITEMS = 40
 """Below this an eval set is looked at once: there is little to save, and none of it to waste."""

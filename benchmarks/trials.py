@@ -90,6 +90,8 @@ class Trial:
     plain: str
     mean: str
     regret: dict[str, float]
+    causes: dict[str, float]
+    """The regret of `ours`, by cause (`regret_by_cause`); they add up to it."""
     covered: list[bool]
     covered_rate: bool
     steps: str
@@ -128,12 +130,40 @@ def trial(
         chosen["plain"],
         chosen["mean"],
         {who: max(0.0, best - rates[SHIPPED[what]]) for who, what in chosen.items()},
+        regret_by_cause(truth, case, route),
         covered,
         base.low <= rates["closed"] <= base.high,
         steps.route,
         steps.calls,
         _covers(steps, rates),
     )
+
+
+CAUSES = ("not_shown", "undecided", "simpler_by_rule", "choice")
+
+
+def regret_by_cause(truth: World, case: Case, route: str) -> dict[str, float]:
+    """Where the regret of `route` comes from; the parts add up to it.
+
+    `not_shown`: the best of the arms whose gain over the base is shown lies behind the best arm of all (the base itself
+    where none is shown). No rule with this floor of evidence can do better, so it is the regret of a perfect one.
+    The rest: `undecided` although an arm was shown; `simpler_by_rule`, the true route itself ships less than the best
+    (a lead under delta is not worth the dearer remedy); `choice`, another of the shown arms would have been better.
+    A rule that ships an arm whose own gain is not shown (our retriever, by the oracle's) and is right in that gets
+    its luck as a negative `choice`.
+    """
+    rates = truth.rates
+    arms = set(SHIPPED.values()) - truth.harmful
+    best = max(rates[arm] for arm in arms)
+    shown = max(rates[arm] for arm in arms if arm == "closed" or case.gains((arm, "correct")))
+    total = max(0.0, best - rates[SHIPPED[route]])
+    found = dict.fromkeys(CAUSES, 0.0) | {"not_shown": best - shown}
+    left = total - found["not_shown"]
+    if route == "undecided":
+        return found | {"undecided": left}
+    by_rule = best - rates[SHIPPED[true_route(rates, truth.harmful)]]
+    found["simpler_by_rule"] = min(max(by_rule - found["not_shown"], 0.0), max(left, 0.0))
+    return found | {"choice": left - found["simpler_by_rule"]}
 
 
 def _covers(steps: Stepped, rates: dict[str, float]) -> bool | None:

@@ -21,12 +21,13 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from advisor.spending import LEAST_ITEMS
 from benchmarks.simulation import ACTIONS, KINDS, powered
-from benchmarks.trials import Trial, right, trial
+from benchmarks.trials import CAUSES, Trial, right, trial
 from core.stats import wilson
 
 RESULTS = Path(__file__).parent / "results" / "verdicts.json"
@@ -61,7 +62,7 @@ def mean(values: Iterable[float]) -> dict[str, float]:
     }
 
 
-def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]) -> dict[str, object]:
+def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]) -> dict[str, Any]:
     at_100 = [t for t in mixed if t.n == 100]
 
     def by_n(trials: list[Trial], n: int) -> list[Trial]:
@@ -113,6 +114,18 @@ def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]
                 ("100_decided", [t for t in at_100 if t.route != "undecided"]),
             ]
         },
+        "regret_by_cause_at_100": {
+            # `not_shown` is what a perfect rule would have under the same floor of evidence.
+            **{cause: mean(100 * t.causes[cause] for t in at_100) for cause in CAUSES},
+            "by_true_route": {
+                route: {
+                    "share_of_trials": share(t.truth == route for t in at_100),
+                    "ours": mean(100 * t.regret["ours"] for t in at_100 if t.truth == route),
+                    "not_shown": mean(100 * t.causes["not_shown"] for t in at_100 if t.truth == route),
+                }
+                for route in sorted({t.truth for t in at_100})
+            },
+        },
         "calls_in_steps": {
             **{
                 str(n): {
@@ -142,6 +155,27 @@ def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]
         },
         "reliability": reliability(mixed),
     }
+
+
+def causes_in_words(causes: dict[str, Any], regret: dict[str, Any]) -> str:
+    """The regret at 100 items and its parts, a line each."""
+    says = {
+        "not_shown": "what a perfect rule would have, that ships only what is shown to gain over the base",
+        "undecided": "undecided though an arm was shown to gain",
+        "simpler_by_rule": "a lead under delta, left to the simpler remedy by the rule",
+        "choice": "another of the shown arms was better",
+    }
+    lines = [f"regret at 100 items: {_interval(regret['ours'])} points, of which"]
+    lines += [f"  {_interval(causes[cause])}  {text}" for cause, text in says.items()]
+    lines += [
+        f"  where {route} is right: {_interval(part['ours'])}, of it not shown {_interval(part['not_shown'])}"
+        for route, part in causes["by_true_route"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _interval(found: dict[str, float]) -> str:
+    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def reliability(trials: list[Trial]) -> list[dict[str, float]]:
@@ -206,6 +240,7 @@ def main() -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(causes_in_words(found["regret_by_cause_at_100"], found["regret_points"]["100"]), file=sys.stderr)
     print(json.dumps(found))
 
 

@@ -140,6 +140,21 @@ def test_both_that_only_equals_the_better_one_is_the_better_one() -> None:
     assert verdict.route == "rag"
 
 
+def test_a_shown_gain_wins_over_a_rival_that_has_shown_none_and_is_behind() -> None:
+    """16 gained and 2 lost over the base; against demonstrations (9 and 4 themselves) 16 and 7: no exact test shows that."""
+    blocks = {"CCC": 30, "WWC": 12, "WCC": 4, "WCW": 5, "CWC": 4, "CCW": 2, "WWW": 43}
+    verdict = decide(table(["closed", "few_shot:3", "tune"], blocks))
+    over = next(c for c in verdict.comparisons if (c.arm, c.against) == ("tune", "few_shot:3"))
+    assert over.p > 0.05
+    assert verdict.route == "tune"
+    assert any("has shown no gain itself" in reason for reason in verdict.reasons)
+
+
+def test_a_shown_gain_less_than_delta_ahead_of_an_unproven_rival_is_undecided() -> None:
+    blocks = {"CCC": 30, "WWC": 8, "WCC": 4, "WCW": 6, "CWC": 3, "CCW": 1, "WWW": 48}
+    assert decide(table(["closed", "few_shot:3", "tune"], blocks)).route == "undecided"
+
+
 def test_the_own_retriever_ranks_retrieval_before_the_oracle_does() -> None:
     blocks = {"CCCC": 10, "WCWC": 40, "WCCW": 12, "WWWC": 5, "WWWW": 33}
     verdict = decide(table(["closed", "oracle", "retrieved", "tune"], blocks))

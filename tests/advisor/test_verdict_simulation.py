@@ -34,3 +34,12 @@ def test_twenty_points_are_seen_with_a_hundred_items(kind: str) -> None:
 def test_the_baseline_takes_any_lead_for_a_win() -> None:
     rng = np.random.default_rng(2)
     assert best_mean(sample(world("null", rng), 40, rng, 1)) != "none"
+
+
+def test_the_causes_of_regret_add_up_to_it() -> None:
+    trials = [trial(kind, 60, 1, (9, i), in_steps=False) for kind in KINDS for i in range(6)]
+    for t in trials:
+        assert sum(t.causes.values()) == pytest.approx(t.regret["ours"])
+        assert min(t.causes["not_shown"], t.causes["undecided"], t.causes["simpler_by_rule"]) >= -1e-12
+    assert all(t.causes["undecided"] == 0 for t in trials if t.route != "undecided")
+    assert any(t.causes["not_shown"] > 0.1 for t in trials)
