@@ -28,6 +28,7 @@ from tuning.interrupt import interruptible
 from tuning.learner import Learner, make_learner
 from tuning.processes import Team
 from tuning.recipe import Settled, SettledLora
+from tuning.tracking import Track
 
 EVALUATIONS = 8
 """On the dev rows, over the whole training."""
@@ -88,6 +89,7 @@ def train_model(
     state: Path,
     general: General | None = None,
     team: Team | None = None,
+    track: Track | None = None,
 ) -> Trained:
     """The model in the folder `base` fitted to `train`, by an adapter or as a whole; the weights that did best on `dev`.
 
@@ -96,6 +98,7 @@ def train_model(
 
     Args:
         team: the processes that share the rows of each step. Every one ends with the same weights.
+        track: is given each row of metrics.jsonl too.
 
     Raises:
         ConfigError: the loss is no longer a number; the best weights are in `state`/last_good.
@@ -139,6 +142,8 @@ def train_model(
     def note(row: dict[str, Any]) -> None:
         if team.leads:
             append_jsonl(state / "metrics.jsonl", row)
+            if track is not None:
+                track(row)
 
     saved_at = time.monotonic()
     epoch, plan = -1, []

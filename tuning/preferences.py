@@ -5,18 +5,18 @@ For style and judgement that are easier to choose than to write. The result is a
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import ConfigError, DataError, MissingExtra
-from core.files import append_jsonl, sha256_text
+from core.files import append_jsonl, read_json, sha256_text
 from core.models import local_folder, remote, starter
 from core.progress import say
 from core.prompts import instructed
@@ -25,7 +25,9 @@ from core.settings import UseCase
 from core.types import Message
 from core.workspace import Workspace
 from tuning.checks import dev_split
+from tuning.interrupt import interruptible
 from tuning.recipe import Device
+from tuning.tracking import Track
 
 if TYPE_CHECKING:
     from tuning.train import TrainReport
@@ -51,6 +53,7 @@ class DpoRecipe(BaseModel):
     max_dev_rows: int = Field(default=100, ge=1)
     harm_check: bool = True
     device: Device = "auto"
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
     seed: int = 0
 
 
@@ -116,15 +119,21 @@ def train_preferences(
     recipe: DpoRecipe,
     *,
     source: Path | None = None,
+    track: Track | None = None,
 ) -> TrainReport:
     """Train a LoRA adapter that prefers the chosen answers into the folder `target` (new, or empty).
 
-    Not resumable. The weights of the last step are kept.
+    The weights of the last step are kept. The state of the training is kept in the use case's folder until it is done, by
+    content: the same pairs and recipe go on where they stopped.
+
+    Args:
+        track: is given the metrics as they come.
 
     Raises:
         DataError: fewer than two pairs.
         ConfigError: the base model is remote, or a GPU is asked for where there is none.
         MissingExtra: TRL is not installed.
+        KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
     if find_spec("trl") is None:
         raise MissingExtra("preference tuning", "dpo")
@@ -147,48 +156,95 @@ def train_preferences(
     tokenizer = TrainingTokenizer(base)
     used = list(pairs)[: recipe.max_rows]
     train, dev = dev_split(used, recipe.dev_share, recipe.max_dev_rows, recipe.seed)
-    with TemporaryDirectory() as scratch:
-        trainer = _trainer(base, settings, train, dev, recipe, device, fast_bfloat16(device), Path(scratch))
-        model = trainer.model
-        general = general_set(tokenizer) if recipe.harm_check else None
-        # A new adapter changes nothing, so this is the base model.
-        before = None if general is None else right_answers(model.get_base_model(), general, 1, packed=False)
-        say(f"preference tuning on {len(train)} pairs ({len(dev)} held out)")
-        trainer.train()
-        scores = _scores(trainer, len(dev))
-        warnings = []
-        if general is not None and before is not None:
-            scores["general"] = harm(before, right_answers(model.get_base_model(), general, 1, packed=False))
-            harmed = harm_warning(scores["general"])
-            warnings += [] if harmed is None else [harmed]
-        name = known.name if known is not None else settings.base_model
-        with staged(target) as folder:
-            model.peft_config["default"].base_model_name_or_path = known.hub_id if known is not None else name
-            model.save_pretrained(folder, save_embedding_layers=False)
-            for row in trainer.state.log_history:
-                if "loss" in row:
-                    append_jsonl(folder / "metrics.jsonl", {"step": row["step"], "loss": row["loss"]})
-            train_s = time.monotonic() - started
-            origin = Origin(
-                method="lora",
-                base_model=name,
-                base_fingerprint=base_fingerprint(base),
-                template_sha256=sha256_text(tokenizer.template),
-                instruction=settings.instruction,
-                data={
-                    "file": None if source is None else source.name,
-                    "sha256": sha256_text(repr([asdict(pair) for pair in used])),
-                    "rows": len(train),
-                    "dev_rows": len(dev),
-                },
-                recipe=recipe.model_dump(mode="json") | {"objective": "dpo"},
-                scores=scores,
-                train_s=train_s,
-                versions=library_versions(),
-                created=now(),
-            )
-            save_origin(folder, origin)
+    pairs_sha256 = sha256_text(repr([asdict(pair) for pair in used]))
+    whole = [base_fingerprint(base), settings.instruction, sha256_text(tokenizer.template), pairs_sha256]
+    identity = sha256_text("\n".join([*whole, recipe.model_dump_json(exclude={"checkpoint_seconds"})]))
+    state = workspace.path / "use_cases" / settings.name / "training" / f"dpo-{identity[:16]}"
+    trainer = _trainer(base, settings, train, dev, recipe, device, fast_bfloat16(device), state)
+    model = trainer.model
+    general = general_set(tokenizer) if recipe.harm_check else None
+    # A new adapter changes nothing, so this is the base model.
+    before = None if general is None else right_answers(model.get_base_model(), general, 1, packed=False)
+    say(f"preference tuning on {len(train)} pairs ({len(dev)} held out)")
+    _train(trainer, state, recipe.checkpoint_seconds, track)
+    scores = _scores(trainer, len(dev))
+    warnings = []
+    if general is not None and before is not None:
+        scores["general"] = harm(before, right_answers(model.get_base_model(), general, 1, packed=False))
+        harmed = harm_warning(scores["general"])
+        warnings += [] if harmed is None else [harmed]
+    name = known.name if known is not None else settings.base_model
+    with staged(target) as folder:
+        model.peft_config["default"].base_model_name_or_path = known.hub_id if known is not None else name
+        model.save_pretrained(folder, save_embedding_layers=False)
+        for row in trainer.state.log_history:
+            if "loss" in row:
+                append_jsonl(folder / "metrics.jsonl", {"step": row["step"], "loss": row["loss"]})
+        train_s = time.monotonic() - started
+        origin = Origin(
+            method="lora",
+            base_model=name,
+            base_fingerprint=base_fingerprint(base),
+            template_sha256=sha256_text(tokenizer.template),
+            instruction=settings.instruction,
+            data={
+                "file": None if source is None else source.name,
+                "sha256": pairs_sha256,
+                "rows": len(train),
+                "dev_rows": len(dev),
+            },
+            recipe=recipe.model_dump(mode="json") | {"objective": "dpo"},
+            scores=scores,
+            train_s=train_s,
+            versions=library_versions(),
+            created=now(),
+        )
+        save_origin(folder, origin)
+    shutil.rmtree(state, ignore_errors=True)
     return TrainReport("lora", target, name, len(train), len(dev), train_s, scores, tuple(warnings))
+
+
+def _train(trainer: Any, state: Path, checkpoint_seconds: float, track: Track | None) -> None:
+    """Train, from the last checkpoint in `state` where there is one. Raises KeyboardInterrupt when Ctrl-C was pressed."""
+    from transformers import TrainerCallback
+
+    with interruptible() as stop_asked:
+
+        class Watch(TrainerCallback):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self.saved_at = time.monotonic()
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if stop_asked() or time.monotonic() - self.saved_at > checkpoint_seconds:
+                    control.should_save = True
+                    self.saved_at = time.monotonic()
+                control.should_training_stop = control.should_training_stop or stop_asked()
+
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+                if track is not None and logs:
+                    track({"step": state.global_step, **logs})
+
+        trainer.add_callback(Watch())
+        last = _last_checkpoint(state)
+        if last is not None:
+            say(f"going on after step {last.name.rpartition('-')[2]}")
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        if stop_asked() and trainer.state.global_step < trainer.state.max_steps:
+            raise KeyboardInterrupt
+
+
+def _last_checkpoint(state: Path) -> Path | None:
+    """The newest whole one; trainer_state.json is what is written last."""
+
+    def whole(folder: Path) -> bool:
+        try:
+            read_json(folder / "trainer_state.json")
+        except (OSError, ValueError):
+            return False
+        return True
+
+    found = sorted(state.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    return next((folder for folder in reversed(found) if whole(folder)), None)
 
 
 def _trainer(
@@ -199,7 +255,7 @@ def _trainer(
     recipe: DpoRecipe,
     device: Any,
     bfloat16: bool,
-    scratch: Path,
+    state: Path,
 ) -> Any:
     import torch
     from datasets import Dataset, disable_progress_bars
@@ -211,7 +267,7 @@ def _trainer(
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16 if bfloat16 else torch.float32).to(device)
     arguments = DPOConfig(
-        output_dir=str(scratch),
+        output_dir=str(state),
         beta=recipe.beta,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="linear",
@@ -224,7 +280,8 @@ def _trainer(
         bf16=False,  # the weights are in it already; autocast would only add casts
         use_cpu=device.type == "cpu",
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="no",  # but where `_train` asks for it
+        save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
         seed=recipe.seed,

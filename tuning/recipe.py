@@ -162,6 +162,8 @@ class HeadRecipe(BaseModel):
     """Choose `abstain_below` so that this share of the answered rows is right in cross-validation."""
     abstain_answer: str = "none of the labels"
     device: Device = "auto"
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
+    """Between two checkpoints of an unfreezing."""
     seed: int = 0
 
 

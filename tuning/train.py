@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tuning.encoder import Features
     from tuning.head import Head
     from tuning.processes import Team
+    from tuning.tracking import Track
     from tuning.unfreeze import Unfrozen
 
 
@@ -54,6 +55,7 @@ def train_lora(
     source: Path | None = None,
     notes: Mapping[str, Any] | None = None,
     team: Team | None = None,
+    track: Track | None = None,
 ) -> TrainReport:
     """Train a LoRA adapter for the use case's base model, or all of its weights, into the folder `target` (new, or empty).
 
@@ -65,6 +67,7 @@ def train_lora(
         source: the file the rows came from, for messages.
         notes: what else the adapter's recipe should tell, as how its rows were made.
         team: the processes that train together; only the first one's `target` is written.
+        track: is given the metrics as they come.
 
     Raises:
         DataError: the rows cannot be trained on; names file and line.
@@ -102,7 +105,7 @@ def train_lora(
     origin = _Origins(base, settings.instruction, sha256_text(tokenizer.template), rows_sha256(rows), source)
     state = _home(workspace, settings) / "training" / origin.identity(plan)
     general = general_set(tokenizer) if plan.harm_check else None
-    trained = train_model(base, train, dev, plan, state, general, team)
+    trained = train_model(base, train, dev, plan, state, general, team, track)
     at = trained.progress
     # Of a resumed training `at.seconds` spans the earlier attempts.
     train_s = max(at.seconds, time.monotonic() - started)
@@ -153,11 +156,12 @@ def train_head(
 ) -> TrainReport:
     """Train a head on the use case's sentence encoder (or base model) into the folder `target` (new, or empty).
 
-    The features are kept in the use case's folder, so the next head on the same rows costs only its fit.
+    Unfreezing keeps its state in the use case's folder, as `train_lora` does. The features are kept in the use case's folder, so the next head on the same rows costs only its fit.
 
     Raises:
         DataError: fewer than two rows or labels, or a row without an answer.
         ConfigError: a GPU is asked for where there is none.
+        KeyboardInterrupt: Ctrl-C while unfreezing; the same call goes on from there.
     """
     from tuning.device import pick_device
     from tuning.encoder import BaseStates, Encoder, Featurizer, cached_features
@@ -187,11 +191,16 @@ def train_head(
     warnings = [*fitted.warnings, *conflicts(rows), *conversations(rows)]
     warnings += rare_labels(answers) if recipe.task == "single" else []
     unfrozen: Unfrozen | None = None
+    state: Path | None = None
     if recipe.unfreeze:
         from core.stats import wilson
         from tuning.unfreeze import unfreeze
 
-        unfrozen = unfreeze(base, texts, answers, features, recipe, device)
+        whole = sha256_text(
+            f"{base_fingerprint(base)}\n{rows_sha256(rows)}\n{recipe.model_dump_json(exclude={'checkpoint_seconds'})}"
+        )
+        state = _home(workspace, settings) / "training" / whole[:16]
+        unfrozen = unfreeze(base, texts, answers, features, recipe, device, state)
         scores["stages"] = [asdict(stage) for stage in unfrozen.stages]
         scores["dev_accuracy"] = asdict(wilson(unfrozen.best.correct, unfrozen.dev_rows))
         if unfrozen.best.layers == 0:
@@ -208,6 +217,8 @@ def train_head(
         how["abstain_below"] = scores.get("abstain_below")
         origin = _Origins(base, "", None, rows_sha256(rows), source)
         save_origin(folder, origin.make("head", name, len(rows) - dev_rows, dev_rows, how, scores, train_s))
+    if state is not None:
+        shutil.rmtree(state, ignore_errors=True)
     return TrainReport("head", target, name, len(rows) - dev_rows, dev_rows, train_s, scores, tuple(warnings))
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from core.progress import progress, say
+from tuning.checkpoint import load_checkpoint, save_checkpoint
 from tuning.device import fast_bfloat16
 from tuning.encoder import Encoder
 from tuning.head import Head, Labels, Logits, add_words, fit_head, fit_temperature, log_loss, stratified_folds
+from tuning.interrupt import interruptible
 from tuning.recipe import HeadRecipe
 
 POOL = 32
@@ -63,12 +66,23 @@ class Unfrozen:
 
 
 def unfreeze(
-    folder: Path, texts: Sequence[str], answers: Sequence[str], features: Any, recipe: HeadRecipe, device: torch.device
+    folder: Path,
+    texts: Sequence[str],
+    answers: Sequence[str],
+    features: Any,
+    recipe: HeadRecipe,
+    device: torch.device,
+    state: Path | None = None,
 ) -> Unfrozen:
     """The encoder in `folder` and a head, trained together stage by stage; stage by stage while the dev loss falls.
 
     Args:
         features: of `texts` by the frozen encoder.
+        state: folder of a checkpoint, from which a training that was stopped or killed goes on, to the same weights;
+            None keeps none.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; a checkpoint has been written.
     """
     labels = tuple(sorted(set(answers)))
     y = np.array([labels.index(answer) for answer in answers], dtype=np.int64)
@@ -86,9 +100,24 @@ def unfreeze(
     classifier = _classifier(frozen, device)
     keep = start = _copy(encoder.model, classifier)
     layers = _layers(encoder.model)
-    for count in dict.fromkeys(min(count, len(layers)) for count in recipe.unfreeze_stages):
+    counts = list(dict.fromkeys(min(count, len(layers)) for count in recipe.unfreeze_stages))
+    saved = _Saved(None if state is None else state / "checkpoint.safetensors")
+    resumed = saved.load(device)
+    if resumed is not None:
+        stages = [best, *(Stage(**stage) for stage in resumed.stages)]
+        if len(stages) > 1:
+            best, keep = min(stages, key=lambda stage: stage.loss), resumed.keep
+        _put((encoder.model, classifier), resumed.now, resumed.now, 1.0)
+        say(f"going on with the top {counts[len(resumed.stages)]} layers after step {resumed.step}")
+    for count in counts[len(stages) - 1 :]:
         groups = _trainable(encoder.model, layers, count, classifier, recipe)
-        _train_stage(encoder, classifier, groups, train_texts, y_train, recipe, count)
+        finished = [asdict(stage) for stage in stages[1:]]
+
+        def save(optimizer: Any, step: int, finished: Any = finished, keep: States = keep) -> None:
+            saved.save(Point(step, finished, _copy(encoder.model, classifier), keep, _moments(optimizer)))
+
+        _train_stage(encoder, classifier, groups, train_texts, y_train, recipe, count, resumed, save)
+        resumed = None
         end = _copy(encoder.model, classifier)
         tried = []
         for way in WAYS:
@@ -123,18 +152,28 @@ def _train_stage(
     y: Labels,
     recipe: HeadRecipe,
     stage: int,
+    resumed: Point | None,
+    save: Callable[[Any, int], None],
 ) -> None:
+    """All epochs of one stage, or what is left of them after the step `resumed` stands at."""
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     peaks = [group["lr"] for group in optimizer.param_groups]
+    if resumed is not None:
+        _put_moments(optimizer, resumed.moments, resumed.step)
     parameters = [p for group in groups for p in group["params"]]
     device = classifier.weight.device
     targets = torch.from_numpy(y).to(device)
     steps = math.ceil(len(texts) / recipe.unfreeze_batch_rows) * recipe.unfreeze_epochs
-    done = 0
+    done, first = 0, 0 if resumed is None else resumed.step
+    saved_at = time.monotonic()
     encoder.model.train()
-    with progress(f"training the top {stage} layers", steps, "steps") as advance:
+    with interruptible() as stop_asked, progress(f"training the top {stage} layers", steps, "steps") as advance:
+        advance(first)
         for epoch in range(recipe.unfreeze_epochs):
             for rows in _batches(texts, recipe.unfreeze_batch_rows, recipe.seed + 1000 * stage + epoch):
+                if done < first:
+                    done += 1
+                    continue
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * min((done + 1) / (0.1 * steps + 1), (steps - done) / (0.9 * steps))
                 torch.manual_seed(recipe.seed * 1_000_003 + stage * 100_003 + done)
@@ -146,7 +185,74 @@ def _train_stage(
                 optimizer.zero_grad()
                 done += 1
                 advance(1)
+                stopping = stop_asked()
+                if stopping or time.monotonic() - saved_at > recipe.checkpoint_seconds:
+                    save(optimizer, done)
+                    saved_at = time.monotonic()
+                if stopping:
+                    raise KeyboardInterrupt
     encoder.model.eval()
+
+
+Moments = list[dict[str, torch.Tensor]]
+"""AdamW's two averages, of each parameter in the order of the optimizer's groups."""
+
+
+def _moments(optimizer: Any) -> Moments:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return [{key: optimizer.state[p][key] for key in ("exp_avg", "exp_avg_sq")} for p in parameters]
+
+
+def _put_moments(optimizer: Any, moments: Moments, step: int) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter, found in zip(parameters, moments, strict=True):
+        optimizer.state[parameter] = {"step": torch.tensor(float(step)), **found}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a stage's training stands."""
+
+    step: int
+    stages: list[dict[str, Any]]
+    """Those that have ended."""
+    now: States
+    keep: States
+    """The best so far."""
+    moments: Moments
+
+
+class _Saved:
+    """A checkpoint of that; does nothing without a place."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def save(self, point: Point) -> None:
+        if self._path is None:
+            return
+        parts = {"now": point.now, "keep": point.keep, "moments": point.moments}
+        # A copy of each: safetensors takes no two names for one tensor.
+        tensors = {
+            f"{part} {i} {name}": value.detach().clone().cpu()
+            for part, states in parts.items()
+            for i, state in enumerate(states)
+            for name, value in state.items()
+        }
+        save_checkpoint(self._path, tensors, {"step": point.step, "stages": point.stages})
+
+    def load(self, device: torch.device) -> Point | None:
+        found = None if self._path is None else load_checkpoint(self._path)
+        if found is None:
+            return None
+        tensors, progress = found
+        parts: dict[str, States] = {"now": [], "keep": [], "moments": []}
+        # Numbers within a part are in order, but a file's names are not.
+        for key in sorted(tensors, key=lambda key: int(key.split(" ")[1])):
+            part, number, name = key.split(" ", 2)
+            parts[part] += [{} for _ in range(int(number) + 1 - len(parts[part]))]
+            parts[part][int(number)][name] = tensors[key].to(device)
+        return Point(progress["step"], progress["stages"], **parts)
 
 
 def _batches(texts: Sequence[str], size: int, seed: int) -> list[list[int]]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from core.cli import main
 from core.errors import DataError
@@ -76,3 +81,49 @@ def test_the_command_makes_a_version(
     assert (document["version"], document["scores"]["objective"]) == ("v0001", "dpo")
     assert main(["tune", "polite", "--preferences", str(path), "--unfreeze"]) == 2
     assert "--unfreeze is for --method head" in capsys.readouterr().err
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from core.settings import UseCase
+from core.workspace import Workspace
+from tuning.preferences import DpoRecipe, read_preferences, train_preferences
+home, base, pairs, recipe, target = sys.argv[1:]
+settings, recipe = UseCase(name="tiny", base_model=base), DpoRecipe.model_validate_json(recipe)
+train_preferences(Path(target), settings, Workspace(Path(home)), read_preferences(Path(pairs)), recipe)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_killed_outright_goes_on_to_the_same_weights(
+    workspace: Workspace, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("trl")
+    pairs = _file(tmp_path, *[{**PAIR, "prompt": f"say hello {n}"} for n in range(10)])
+    recipe = DpoRecipe(epochs=4, learning_rate=0.01, rank=4, harm_check=False, checkpoint_seconds=1e-6)
+    arguments = [str(workspace.path), str(tiny_base), str(pairs), recipe.model_dump_json(), str(tmp_path / "killed")]
+    child = subprocess.Popen([sys.executable, "-c", _KILLED, *arguments], stderr=subprocess.PIPE)
+    training = workspace.path / "use_cases" / "tiny" / "training"
+    deadline = time.monotonic() + 240
+    while child.poll() is None and time.monotonic() < deadline:
+        if list(training.glob("*/checkpoint-*/trainer_state.json")):
+            break
+        time.sleep(0.02)
+    child.kill()
+    child.communicate()
+    (state,) = training.iterdir()
+    # What a kill in the middle of a checkpoint leaves is passed over.
+    (state / "checkpoint-99999").mkdir()
+
+    settings = UseCase(name="tiny", base_model=str(tiny_base))
+    # Not a checkpoint a step any more: it is no part of what the training becomes.
+    rarely = recipe.model_copy(update={"checkpoint_seconds": 60.0})
+    resumed = train_preferences(tmp_path / "killed", settings, workspace, read_preferences(pairs), rarely)
+    assert "going on after step" in capsys.readouterr().err
+    assert not state.exists()
+    unbroken = train_preferences(tmp_path / "unbroken", settings, workspace, read_preferences(pairs), rarely)
+    assert resumed.scores["steps"] == unbroken.scores["steps"] == 12
+    found, wanted = (load_file(r.folder / "adapter_model.safetensors") for r in (resumed, unbroken))
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-4) for name in wanted)

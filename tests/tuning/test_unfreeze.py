@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from core.rows import Row
 from core.settings import UseCase
@@ -61,3 +66,50 @@ def test_unfreezing_that_does_not_help_is_undone_and_said(
     assert any("did not help" in warning for warning in report.warnings)
     assert not (report.folder / "encoder").exists()
     assert report.dev_rows == 0
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from core.rows import read_rows
+from core.settings import UseCase
+from core.workspace import Workspace
+from tuning.recipe import HeadRecipe
+from tuning.train import train_head
+home, rows, recipe, target = sys.argv[1:]
+rows = read_rows(Path(rows), "training")
+train_head(Path(target), UseCase(name="tiny"), Workspace(Path(home)), rows, HeadRecipe.model_validate_json(recipe))
+"""
+
+
+@pytest.mark.slow
+def test_an_unfreezing_killed_outright_goes_on_to_the_same_weights(
+    workspace: Workspace,
+    card_rows: list[Row],
+    encoder_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = RECIPE.model_copy(update={"unfreeze_epochs": 6, "checkpoint_seconds": 1e-6})
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"input": r.input, "output": r.output}) + "\n" for r in card_rows))
+    arguments = [str(workspace.path), str(rows), recipe.model_dump_json(), str(tmp_path / "killed")]
+    child = subprocess.Popen([sys.executable, "-c", _KILLED, *arguments], stderr=subprocess.PIPE)
+    training = workspace.path / "use_cases" / "tiny" / "training"
+    deadline = time.monotonic() + 240
+    while child.poll() is None and time.monotonic() < deadline and not list(training.glob("*/checkpoint.safetensors")):
+        time.sleep(0.02)
+    child.kill()
+    child.communicate()
+    assert list(training.glob("*/checkpoint.safetensors")), "it was killed before its first checkpoint"
+
+    settings = UseCase(name="tiny")
+    # No checkpoint a step any more: how often is no part of what the training becomes.
+    recipe = recipe.model_copy(update={"checkpoint_seconds": 60.0})
+    resumed = train_head(tmp_path / "killed", settings, workspace, card_rows, recipe)
+    assert "going on with the top 2 layers after step" in capsys.readouterr().err
+    assert not list(training.iterdir())
+    unbroken = train_head(tmp_path / "unbroken", settings, workspace, card_rows, recipe)
+    assert resumed.scores["stages"][1] == pytest.approx(unbroken.scores["stages"][1], rel=1e-4)
+    found, wanted = (load_file(r.folder / "encoder" / "model.safetensors") for r in (resumed, unbroken))
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)

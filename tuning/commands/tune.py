@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from core.settings import UseCase
     from tuning.context import ContextRecipe, Supplied, Supplier
     from tuning.processes import Team
+    from tuning.tracking import Tracker
 
 _LANGUAGE = {
     "epochs": "epochs",
@@ -93,6 +94,9 @@ def tune_command(supplier: Supplier | None) -> click.Command:
     @click.option("--max-rows", type=int, help="Train on that many rows, drawn by the seed.")
     @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
     @click.option("--seed", type=int, help="Of every draw; remembered.")
+    @click.option(
+        "--track", type=click.Choice(["tensorboard", "mlflow"]), help="Write the run's metrics there too, as they come."
+    )
     @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
     def command(name: str, as_json: bool, method: str | None, check: bool, **given: Any) -> None:
         """Train an adapter, a head or all weights for use case NAME and put it in force.
@@ -128,7 +132,7 @@ def tune_command(supplier: Supplier | None) -> click.Command:
                 return
             if method == "head":
                 _alone(processes, "--method head")
-            document = _tune(folder, settings, workspace, method, recipe, shown, processes)
+            document = _tune(folder, settings, workspace, method, recipe, shown, processes, given["track"])
             click.echo(json.dumps(document, ensure_ascii=False) if as_json else _summary(settings.name, document))
 
     return command
@@ -176,11 +180,13 @@ def _tune(
     recipe: Any,
     shown: _Shown | None,
     processes: Team,
+    tracker: Tracker | None,
 ) -> dict[str, Any]:
     from core.jobs import job
     from tuning.cost import check_memory
     from tuning.data_report import check_training_data, refuse_errors, summary
     from tuning.run_page import write_run_page
+    from tuning.tracking import track_scores, tracking
     from tuning.train import train_head, train_lora
 
     assert settings.train is not None
@@ -195,12 +201,17 @@ def _tune(
             if checked.cost is not None and checked.tokens is not None:
                 check_memory(checked.cost, checked.tokens.longest)
             notes = {} if shown is None else {"context": shown.notes}
-            with folder.adapters.build() as staging:
+            recorded = {"method": method, **recipe.model_dump(mode="json")}
+            with (
+                folder.adapters.build() as staging,
+                tracking(tracker, run, f"{settings.name}/{run.name}", recorded, workspace.path) as track,
+            ):
                 if method == "head":
                     report = train_head(staging, settings, workspace, rows, recipe, source=settings.train)
                 else:
-                    more: dict[str, Any] = {"source": settings.train, "notes": notes, "team": processes}
+                    more: dict[str, Any] = {"source": settings.train, "notes": notes, "team": processes, "track": track}
                     report = train_lora(staging, settings, workspace, rows, recipe, **more)
+                track_scores(track, report.scores)
                 write_run_page(run, settings.name, report, staging / "metrics.jsonl")
             document = _put_in_force(folder, run, report)
     return document
@@ -213,6 +224,7 @@ def _prefer(
     from tuning.preferences import DpoRecipe, read_preferences, train_preferences
     from tuning.recipe import parse_recipe
     from tuning.run_page import write_run_page
+    from tuning.tracking import track_scores, tracking
 
     if method not in (None, "lora"):
         raise ConfigError("--preferences is for --method lora")
@@ -228,8 +240,14 @@ def _prefer(
         run = folder.new_run("tune")
         config = {"method": "lora", "settings": settings.model_dump(mode="json"), "recipe": recipe.model_dump()}
         with job(run, config):
-            with folder.adapters.build() as staging:
-                report = train_preferences(staging, settings, workspace, pairs, recipe, source=given["preferences"])
+            recorded = {"method": "dpo", **recipe.model_dump(mode="json")}
+            with (
+                folder.adapters.build() as staging,
+                tracking(given["track"], run, f"{settings.name}/{run.name}", recorded, workspace.path) as track,
+            ):
+                source = given["preferences"]
+                report = train_preferences(staging, settings, workspace, pairs, recipe, source=source, track=track)
+                track_scores(track, report.scores)
                 write_run_page(run, settings.name, report, staging / "metrics.jsonl")
             document = _put_in_force(folder, run, report)
     return document
