@@ -67,7 +67,7 @@ def advise_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     if result["right_undecided"]:
         right += f" ({result['right_undecided']} of them undecided, where no arm is more than 5 points over the base)"
     full = sum(found["form"] == "full" for found in result["use_cases"])
-    forms = f"{len(result['use_cases']) - full} use cases in the quick form, {full} in full"
+    forms = f"use cases in the full form: {full}, in the quick form: {len(result['use_cases']) - full}"
     rows = [(f"picks within 5 points of the best arm ({forms})", right, "all")]
     for found in result["use_cases"]:
         held, n = found["held_out"], found["drawn"]["held_out"]
