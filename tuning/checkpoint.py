@@ -10,6 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
+
+from core.files import sha256_text
+from core.settings import UseCase
+from core.workspace import Workspace
+
+
+def state_folder(workspace: Workspace, settings: UseCase, recipe: BaseModel, *parts: str) -> Path:
+    """The folder of a training's state, by content: whoever asks for the same training goes on where it stopped.
+
+    Args:
+        parts: what decides, beside the recipe, what the training becomes. How often it is saved does not.
+    """
+    whole = [type(recipe).__name__, *parts, recipe.model_dump_json(exclude={"checkpoint_seconds"})]
+    return workspace.path / "use_cases" / settings.name / "training" / sha256_text("\n".join(whole))[:16]
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, Any]) -> None:

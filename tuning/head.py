@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,7 @@ from core.errors import ArtifactError, DataError
 from core.files import read_json, write_json
 from tuning.encoder import Features
 from tuning.recipe import HeadRecipe
-from tuning.words import Words, fit_words
+from tuning.words import Words, count_words, fit_words
 
 Labels = NDArray[np.int64]
 """[rows], indices into the label list"""
@@ -64,7 +65,7 @@ class Head:
             return dense
         if texts is None:
             raise ValueError("this head reads the texts too")
-        return np.asarray(dense + self.words.logits(texts))
+        return np.asarray(dense + self.words.logits(count_words(texts)))
 
     def probabilities(self, features: Features, texts: Sequence[str] | None = None) -> Logits:
         """[rows, labels]; each row adds up to 1 unless a row may have several labels. Of a number: itself, [rows, 1]."""
@@ -139,8 +140,12 @@ def fit_head(features: Features, answers: Sequence[str], recipe: HeadRecipe, tex
     strength, logits = _choose_strength(features, y, folds, labels, recipe.strengths)
     words = None
     if texts is not None:
-        share, logits = add_words(logits, _held_out_words(texts, y, folds, len(labels))[judged], y[judged])
-        words = fit_words(texts, y, len(labels)).at(share) if share else None
+        counts = count_words(texts)
+        odds = _held_out(
+            y, folds, len(labels), lambda seen, new: fit_words(counts[seen], y[seen], len(labels)).logits(counts[new])
+        )
+        share, logits = add_words(logits, odds[judged], y[judged])
+        words = fit_words(counts, y, len(labels)).at(share) if share else None
     temperature = fit_temperature(logits, y[judged])
     probabilities = softmax(logits / temperature)
     right = probabilities.argmax(axis=1) == y[judged]
@@ -307,9 +312,12 @@ def _choose_strength(
     judged = folds >= 0
     seen: dict[float, tuple[float, Logits]] = {}
 
+    def judge(strength: float, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> Logits:
+        return _logistic(features[train], y[train], labels, strength).logits(features[test])
+
     def loss(strength: float) -> float:
         if strength not in seen:
-            logits = _held_out_logits(features, y, folds, labels, strength)[judged]
+            logits = _held_out(y, folds, len(labels), partial(judge, strength))[judged]
             seen[strength] = log_loss(logits / fit_temperature(logits, y[judged]), y[judged]), logits
         return seen[strength][0]
 
@@ -326,27 +334,22 @@ def climb(values: Sequence[float], loss: Callable[[float], float]) -> float:
     return values[at]
 
 
-def _held_out_logits(
-    features: Features, y: Labels, folds: NDArray[np.int64], labels: tuple[str, ...], strength: float
+def _held_out(
+    y: Labels,
+    folds: NDArray[np.int64],
+    labels: int,
+    judge: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Logits],
 ) -> Logits:
-    """Logits of each row by a head trained on the other folds; rows of fold -1 stay zero."""
-    logits = np.zeros((len(y), len(labels)))
-    for fold in range(folds.max() + 1):
-        test = folds == fold
-        if test.any() and len(np.unique(y[~test])) > 1:
-            logits[test] = _logistic(features[~test], y[~test], labels, strength).logits(features[test])
-    return logits
+    """Logits of each row by what was fitted on the other folds; rows of fold -1 stay zero.
 
-
-def _held_out_words(texts: Sequence[str], y: Labels, folds: NDArray[np.int64], labels: int) -> Logits:
-    """Log odds of each row by the words of the other folds; rows of fold -1 stay zero."""
+    Args:
+        judge: fits on the rows of the first mask, and gives the logits of those of the second.
+    """
     logits = np.zeros((len(y), labels))
     for fold in range(folds.max() + 1):
         test = folds == fold
-        if test.any() and not test.all():
-            inside = [text for text, out in zip(texts, test, strict=True) if not out]
-            outside = [text for text, out in zip(texts, test, strict=True) if out]
-            logits[test] = fit_words(inside, y[~test], labels).logits(outside)
+        if test.any() and len(np.unique(y[~test])) > 1:
+            logits[test] = judge(~test, test)
     return logits
 
 

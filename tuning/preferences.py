@@ -138,6 +138,7 @@ def train_preferences(
     if find_spec("trl") is None:
         raise MissingExtra("preference tuning", "dpo")
     from tuning.adapters import Origin, base_fingerprint, library_versions, now, save_origin, staged
+    from tuning.checkpoint import state_folder
     from tuning.device import fast_bfloat16, pick_device
     from tuning.examples import TrainingTokenizer
     from tuning.general import general_set, harm, harm_warning, right_answers
@@ -157,9 +158,9 @@ def train_preferences(
     used = list(pairs)[: recipe.max_rows]
     train, dev = dev_split(used, recipe.dev_share, recipe.max_dev_rows, recipe.seed)
     pairs_sha256 = sha256_text(repr([asdict(pair) for pair in used]))
-    whole = [base_fingerprint(base), settings.instruction, sha256_text(tokenizer.template), pairs_sha256]
-    identity = sha256_text("\n".join([*whole, recipe.model_dump_json(exclude={"checkpoint_seconds"})]))
-    state = workspace.path / "use_cases" / settings.name / "training" / f"dpo-{identity[:16]}"
+    template_sha256 = sha256_text(tokenizer.template)
+    decides = (base_fingerprint(base), settings.instruction, template_sha256, pairs_sha256)
+    state = state_folder(workspace, settings, recipe, *decides)
     trainer = _trainer(base, settings, train, dev, recipe, device, fast_bfloat16(device), state)
     model = trainer.model
     general = general_set(tokenizer) if recipe.harm_check else None
@@ -185,7 +186,7 @@ def train_preferences(
             method="lora",
             base_model=name,
             base_fingerprint=base_fingerprint(base),
-            template_sha256=sha256_text(tokenizer.template),
+            template_sha256=template_sha256,
             instruction=settings.instruction,
             data={
                 "file": None if source is None else source.name,

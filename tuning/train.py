@@ -19,7 +19,7 @@ from core.settings import UseCase
 from core.workspace import Workspace
 from tuning.adapters import Origin, base_fingerprint, library_versions, now, save_origin, staged
 from tuning.checks import conflicts, conversations, dev_split, rare_labels, usable_rows
-from tuning.recipe import FullRecipe, HeadRecipe, LoraRecipe, Settled, settle
+from tuning.recipe import FullRecipe, HeadRecipe, LoraRecipe, settle
 
 if TYPE_CHECKING:
     from tuning.encoder import Features
@@ -74,6 +74,7 @@ def train_lora(
         ConfigError: the base model is remote, a GPU is asked for where there is none, or the loss diverged.
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
+    from tuning.checkpoint import state_folder
     from tuning.examples import TrainingTokenizer, check_mask, make_examples, rows_sha256
     from tuning.general import general_set, harm, harm_warning
     from tuning.lint import lint_adapter
@@ -102,8 +103,10 @@ def train_lora(
     plan = settle(recipe, len(train), hidden, team.size)
     method: Method = "lora" if isinstance(recipe, LoraRecipe) else "full"
 
-    origin = _Origins(base, settings.instruction, sha256_text(tokenizer.template), rows_sha256(rows), source)
-    state = _home(workspace, settings) / "training" / origin.identity(plan)
+    template_sha256, data_sha256 = sha256_text(tokenizer.template), rows_sha256(rows)
+    origin = _Origins(base, settings.instruction, template_sha256, data_sha256, source)
+    decides = (base_fingerprint(base), settings.instruction, template_sha256, data_sha256)
+    state = state_folder(workspace, settings, plan, *decides)
     general = general_set(tokenizer) if plan.harm_check else None
     trained = train_model(base, train, dev, plan, state, general, team, track)
     at = trained.progress
@@ -156,13 +159,15 @@ def train_head(
 ) -> TrainReport:
     """Train a head on the use case's sentence encoder (or base model) into the folder `target` (new, or empty).
 
-    Unfreezing keeps its state in the use case's folder, as `train_lora` does. The features are kept in the use case's folder, so the next head on the same rows costs only its fit.
+    The features are kept in the use case's folder, so the next head on the same rows costs only its fit; so is the state
+    of an unfreezing until it is done, as `train_lora` does it.
 
     Raises:
         DataError: fewer than two rows or labels, or a row without an answer.
         ConfigError: a GPU is asked for where there is none.
         KeyboardInterrupt: Ctrl-C while unfreezing; the same call goes on from there.
     """
+    from tuning.checkpoint import state_folder
     from tuning.device import pick_device
     from tuning.encoder import BaseStates, Encoder, Featurizer, cached_features
     from tuning.examples import rows_sha256
@@ -176,6 +181,7 @@ def train_head(
     if recipe.unfreeze and recipe.precision is not None:
         raise ConfigError("--precision is for a frozen encoder; with --unfreeze give --abstain-below")
     rows = usable_rows(rows, recipe.max_rows, recipe.seed, source)
+    data_sha256 = rows_sha256(rows)
     texts, answers = [row.input for row in rows], [row.output for row in rows]
     device = pick_device(recipe.device)
     model = settings.base_model if recipe.features == "base" else settings.embedding_model
@@ -196,10 +202,7 @@ def train_head(
         from core.stats import wilson
         from tuning.unfreeze import unfreeze
 
-        whole = sha256_text(
-            f"{base_fingerprint(base)}\n{rows_sha256(rows)}\n{recipe.model_dump_json(exclude={'checkpoint_seconds'})}"
-        )
-        state = _home(workspace, settings) / "training" / whole[:16]
+        state = state_folder(workspace, settings, recipe, base_fingerprint(base), data_sha256)
         unfrozen = unfreeze(base, texts, answers, features, recipe, device, state)
         scores["stages"] = [asdict(stage) for stage in unfrozen.stages]
         scores["dev_accuracy"] = asdict(wilson(unfrozen.best.correct, unfrozen.dev_rows))
@@ -215,7 +218,7 @@ def train_head(
         train_s = time.monotonic() - started
         how = recipe.model_dump(mode="json") | {"dtype": str(encoder.dtype).removeprefix("torch.")}
         how["abstain_below"] = scores.get("abstain_below")
-        origin = _Origins(base, "", None, rows_sha256(rows), source)
+        origin = _Origins(base, "", None, data_sha256, source)
         save_origin(folder, origin.make("head", name, len(rows) - dev_rows, dev_rows, how, scores, train_s))
     if state is not None:
         shutil.rmtree(state, ignore_errors=True)
@@ -282,12 +285,6 @@ class _Origins:
     template_sha256: str | None
     data_sha256: str
     source: Path | None
-
-    def identity(self, recipe: Settled) -> str:
-        """Hash of all that decides what a training becomes."""
-        parts = [type(recipe).__name__, base_fingerprint(self.base), self.instruction, self.template_sha256 or ""]
-        parts.append(self.data_sha256)
-        return sha256_text("\n".join([*parts, recipe.model_dump_json(exclude={"checkpoint_seconds"})]))[:16]
 
     def make(
         self,

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from core.progress import progress, say
-from tuning.checkpoint import load_checkpoint, save_checkpoint
 from tuning.device import fast_bfloat16
 from tuning.encoder import Encoder
 from tuning.head import Head, Labels, Logits, add_words, fit_head, fit_temperature, log_loss, stratified_folds
 from tuning.interrupt import interruptible
 from tuning.recipe import HeadRecipe
+from tuning.unfreeze_point import Point, States, load_point, save_point
+from tuning.words import count_words
 
 POOL = 32
 """Batches whose texts are sorted together: wide enough that lengths meet, narrow enough to stay shuffled."""
@@ -35,10 +37,6 @@ WAYS = (1.0, 0.8, 0.6, 0.4)
 """How far towards the trained weights is tried."""
 HEAD_RATE = 10.0
 """The head's learning rate, as a multiple of the top layer's."""
-
-
-States = list[dict[str, torch.Tensor]]
-"""Of each module, its weights by name."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def unfreeze(
     y_train, y_dev = y[~held_out], y[held_out]
     frozen = fit_head(features[~held_out], [labels[i] for i in y_train], recipe, train_texts).head
     words, frozen = frozen.words, replace(frozen, words=None)
-    odds = np.zeros((len(y_dev), len(labels))) if words is None else words.at(1.0).logits(dev_texts)
+    odds = np.zeros((len(y_dev), len(labels))) if words is None else words.at(1.0).logits(count_words(dev_texts))
     best = _stage(0, 0.0, frozen.logits(features[held_out]), odds, y_dev)
     stages = [best]
 
@@ -101,21 +99,17 @@ def unfreeze(
     keep = start = _copy(encoder.model, classifier)
     layers = _layers(encoder.model)
     counts = list(dict.fromkeys(min(count, len(layers)) for count in recipe.unfreeze_stages))
-    saved = _Saved(None if state is None else state / "checkpoint.safetensors")
-    resumed = saved.load(device)
+    path = None if state is None else state / "checkpoint.safetensors"
+    resumed = None if path is None else load_point(path, device)
     if resumed is not None:
         stages = [best, *(Stage(**stage) for stage in resumed.stages)]
-        if len(stages) > 1:
+        if resumed.stages:
             best, keep = min(stages, key=lambda stage: stage.loss), resumed.keep
         _put((encoder.model, classifier), resumed.now, resumed.now, 1.0)
         say(f"going on with the top {counts[len(resumed.stages)]} layers after step {resumed.step}")
     for count in counts[len(stages) - 1 :]:
         groups = _trainable(encoder.model, layers, count, classifier, recipe)
-        finished = [asdict(stage) for stage in stages[1:]]
-
-        def save(optimizer: Any, step: int, finished: Any = finished, keep: States = keep) -> None:
-            saved.save(Point(step, finished, _copy(encoder.model, classifier), keep, _moments(optimizer)))
-
+        save = partial(save_point, path, (encoder.model, classifier), [asdict(stage) for stage in stages[1:]], keep)
         _train_stage(encoder, classifier, groups, train_texts, y_train, recipe, count, resumed, save)
         resumed = None
         end = _copy(encoder.model, classifier)
@@ -159,7 +153,7 @@ def _train_stage(
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     peaks = [group["lr"] for group in optimizer.param_groups]
     if resumed is not None:
-        _put_moments(optimizer, resumed.moments, resumed.step)
+        resumed.restore(optimizer)
     parameters = [p for group in groups for p in group["params"]]
     device = classifier.weight.device
     targets = torch.from_numpy(y).to(device)
@@ -192,67 +186,6 @@ def _train_stage(
                 if stopping:
                     raise KeyboardInterrupt
     encoder.model.eval()
-
-
-Moments = list[dict[str, torch.Tensor]]
-"""AdamW's two averages, of each parameter in the order of the optimizer's groups."""
-
-
-def _moments(optimizer: Any) -> Moments:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return [{key: optimizer.state[p][key] for key in ("exp_avg", "exp_avg_sq")} for p in parameters]
-
-
-def _put_moments(optimizer: Any, moments: Moments, step: int) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for parameter, found in zip(parameters, moments, strict=True):
-        optimizer.state[parameter] = {"step": torch.tensor(float(step)), **found}
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where a stage's training stands."""
-
-    step: int
-    stages: list[dict[str, Any]]
-    """Those that have ended."""
-    now: States
-    keep: States
-    """The best so far."""
-    moments: Moments
-
-
-class _Saved:
-    """A checkpoint of that; does nothing without a place."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-
-    def save(self, point: Point) -> None:
-        if self._path is None:
-            return
-        parts = {"now": point.now, "keep": point.keep, "moments": point.moments}
-        # A copy of each: safetensors takes no two names for one tensor.
-        tensors = {
-            f"{part} {i} {name}": value.detach().clone().cpu()
-            for part, states in parts.items()
-            for i, state in enumerate(states)
-            for name, value in state.items()
-        }
-        save_checkpoint(self._path, tensors, {"step": point.step, "stages": point.stages})
-
-    def load(self, device: torch.device) -> Point | None:
-        found = None if self._path is None else load_checkpoint(self._path)
-        if found is None:
-            return None
-        tensors, progress = found
-        parts: dict[str, States] = {"now": [], "keep": [], "moments": []}
-        # Numbers within a part are in order, but a file's names are not.
-        for key in sorted(tensors, key=lambda key: int(key.split(" ")[1])):
-            part, number, name = key.split(" ", 2)
-            parts[part] += [{} for _ in range(int(number) + 1 - len(parts[part]))]
-            parts[part][int(number)][name] = tensors[key].to(device)
-        return Point(progress["step"], progress["stages"], **parts)
 
 
 def _batches(texts: Sequence[str], size: int, seed: int) -> list[list[int]]:

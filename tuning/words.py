@@ -32,36 +32,36 @@ class Words:
     share: float = 1.0
     """What the log odds are multiplied by beside the encoder's; words are not independent, so theirs are too sure."""
 
-    def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """[texts, labels], to be added to the head's."""
-        found = _weighted(_counts(texts)[:, self.columns], self.idf) @ self.weight.T.astype(np.float64)
+    def logits(self, counts: Any) -> NDArray[np.float64]:
+        """[texts, labels] of `count_words`, to be added to the head's."""
+        found = _weighted(counts[:, self.columns], self.idf) @ self.weight.T.astype(np.float64)
         return np.asarray(self.share * found)
 
     def at(self, share: float) -> Words:
         return replace(self, share=share)
 
 
-def fit_words(texts: Sequence[str], y: NDArray[np.int64], labels: int) -> Words:
+def fit_words(counts: Any, y: NDArray[np.int64], labels: int) -> Words:
     """Naive Bayes with equal priors (the head beside it has them) over tf-idf weights (Rennie 2003, section 4).
 
     Args:
+        counts: `count_words` of the texts.
         y: [texts], label of each, from 0.
         labels: how many there are; one without a row gets the evidence of none.
     """
-    counts = _counts(texts)
     columns = np.unique(counts.indices).astype(np.int64)
     counts = counts[:, columns]
-    idf = (np.log((1 + len(texts)) / (1 + np.diff(counts.tocsc().indptr))) + 1).astype(np.float32)
-    one_hot = np.zeros((labels, len(texts)), dtype=np.float32)
-    one_hot[y, np.arange(len(texts))] = 1
+    idf = (np.log((1 + len(y)) / (1 + np.diff(counts.tocsc().indptr))) + 1).astype(np.float32)
+    one_hot = np.zeros((labels, len(y)), dtype=np.float32)
+    one_hot[y, np.arange(len(y))] = 1
     sums = one_hot @ _weighted(counts, idf) + SMOOTHING
     logs = np.log(sums / sums.sum(axis=1, keepdims=True))
     # safetensors writes the bytes as they lie, whatever the strides.
     return Words(columns, idf, np.ascontiguousarray(logs - logs.mean(axis=0), dtype=np.float16))
 
 
-def _counts(texts: Sequence[str]) -> Any:
-    """Sparse [texts, COLUMNS]. Chinese characters count as words: nothing stands between them."""
+def count_words(texts: Sequence[str]) -> Any:
+    """How often each text has each word and pair of neighbours: sparse [texts, COLUMNS], by hash. Chinese characters count as words: nothing stands between them."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
     vectorizer = HashingVectorizer(

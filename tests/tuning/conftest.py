@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,21 @@ from core.types import Message
 def row(text: str, answer: str | None, line: int = 1) -> Row:
     answers = () if answer is None else (answer,)
     return Row(id=f"r{line}", messages=(Message("user", text),), answers=answers, line=line)
+
+
+def run(code: str, *arguments: object) -> subprocess.Popen[bytes]:
+    """A Python of its own that runs `code`."""
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.PIPE)
+
+
+def run_and_kill(once: Callable[[], bool], code: str, *arguments: object) -> None:
+    """The same, killed outright as soon as `once` says so."""
+    child = run(code, *arguments)
+    deadline = time.monotonic() + 240
+    while child.poll() is None and time.monotonic() < deadline and not once():
+        time.sleep(0.02)
+    child.kill()
+    child.communicate()
 
 
 @pytest.fixture

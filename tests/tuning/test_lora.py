@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from core.errors import ArtifactError, ConfigError, DataError
 from core.rows import Row
 from core.settings import UseCase
 from core.workspace import Workspace
-from tests.tuning.conftest import row
+from tests.tuning.conftest import row, run, run_and_kill
 from tests.tuning.losses import dev_loss
 from tuning import lora
 from tuning.adapters import check_base, load_origin
@@ -165,24 +162,20 @@ def test_a_training_killed_outright_goes_on_to_the_same_weights(
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"input": r.input, "output": r.output}) + "\n" for r in card_rows * 20))
 
-    def start(name: str) -> subprocess.Popen[bytes]:
-        arguments = [str(workspace.path), str(tiny_base), str(rows), str(tmp_path / name), "1e-6"]
-        return subprocess.Popen([sys.executable, "-c", _KILLED, *arguments], stderr=subprocess.PIPE)
-
     training = workspace.path / "use_cases" / "tiny" / "training"
-    child = start("killed")
-    deadline = time.monotonic() + 240
-    while child.poll() is None and time.monotonic() < deadline:
-        if any(len(path.read_text().splitlines()) >= 10 for path in training.glob("*/metrics.jsonl")):
-            break
-        time.sleep(0.02)
-    child.kill()
-    child.communicate()
+
+    def ten_steps_in() -> bool:
+        return any(len(path.read_text().splitlines()) >= 10 for path in training.glob("*/metrics.jsonl"))
+
+    def start(name: str) -> tuple[object, ...]:
+        return _KILLED, workspace.path, tiny_base, rows, tmp_path / name, "1e-6"
+
+    run_and_kill(ten_steps_in, *start("killed"))
     assert list(training.glob("*/checkpoint.safetensors")), "it was killed before its first checkpoint"
-    resumed = start("killed")
+    resumed = run(*start("killed"))
     _, said = resumed.communicate(timeout=240)
     assert b"going on after step" in said, said
-    unbroken = start("unbroken")
+    unbroken = run(*start("unbroken"))
     assert unbroken.communicate(timeout=240) and unbroken.returncode == 0
     assert _same(tmp_path / "killed", tmp_path / "unbroken")
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from core.cli import main
 from core.errors import DataError
 from core.settings import UseCase
 from core.workspace import Workspace
+from tests.tuning.conftest import run_and_kill
 from tuning.preferences import DpoRecipe, read_preferences, train_preferences
 
 PAIR = {"prompt": "say hello", "chosen": "Hello!", "rejected": "what do you want"}
@@ -88,6 +86,7 @@ import sys
 from pathlib import Path
 from core.settings import UseCase
 from core.workspace import Workspace
+from tests.tuning.conftest import run_and_kill
 from tuning.preferences import DpoRecipe, read_preferences, train_preferences
 home, base, pairs, recipe, target = sys.argv[1:]
 settings, recipe = UseCase(name="tiny", base_model=base), DpoRecipe.model_validate_json(recipe)
@@ -103,16 +102,9 @@ def test_a_training_killed_outright_goes_on_to_the_same_weights(
     pytest.importorskip("trl")
     pairs = _file(tmp_path, *[{**PAIR, "prompt": f"say hello {n}"} for n in range(10)])
     recipe = DpoRecipe(epochs=4, learning_rate=0.01, rank=4, harm_check=False, checkpoint_seconds=1e-6)
-    arguments = [str(workspace.path), str(tiny_base), str(pairs), recipe.model_dump_json(), str(tmp_path / "killed")]
-    child = subprocess.Popen([sys.executable, "-c", _KILLED, *arguments], stderr=subprocess.PIPE)
     training = workspace.path / "use_cases" / "tiny" / "training"
-    deadline = time.monotonic() + 240
-    while child.poll() is None and time.monotonic() < deadline:
-        if list(training.glob("*/checkpoint-*/trainer_state.json")):
-            break
-        time.sleep(0.02)
-    child.kill()
-    child.communicate()
+    arguments = (workspace.path, tiny_base, pairs, recipe.model_dump_json(), tmp_path / "killed")
+    run_and_kill(lambda: bool(list(training.glob("*/checkpoint-*/trainer_state.json"))), _KILLED, *arguments)
     (state,) = training.iterdir()
     # What a kill in the middle of a checkpoint leaves is passed over.
     (state / "checkpoint-99999").mkdir()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from safetensors.torch import load_file
 from core.rows import Row
 from core.settings import UseCase
 from core.workspace import Workspace
+from tests.tuning.conftest import run_and_kill
 from tuning.encoder import Encoder
 from tuning.head_engine import load_head
 from tuning.recipe import HeadRecipe
@@ -74,6 +72,7 @@ from pathlib import Path
 from core.rows import read_rows
 from core.settings import UseCase
 from core.workspace import Workspace
+from tests.tuning.conftest import run_and_kill
 from tuning.recipe import HeadRecipe
 from tuning.train import train_head
 home, rows, recipe, target = sys.argv[1:]
@@ -93,14 +92,9 @@ def test_an_unfreezing_killed_outright_goes_on_to_the_same_weights(
     recipe = RECIPE.model_copy(update={"unfreeze_epochs": 6, "checkpoint_seconds": 1e-6})
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"input": r.input, "output": r.output}) + "\n" for r in card_rows))
-    arguments = [str(workspace.path), str(rows), recipe.model_dump_json(), str(tmp_path / "killed")]
-    child = subprocess.Popen([sys.executable, "-c", _KILLED, *arguments], stderr=subprocess.PIPE)
     training = workspace.path / "use_cases" / "tiny" / "training"
-    deadline = time.monotonic() + 240
-    while child.poll() is None and time.monotonic() < deadline and not list(training.glob("*/checkpoint.safetensors")):
-        time.sleep(0.02)
-    child.kill()
-    child.communicate()
+    arguments = (workspace.path, rows, recipe.model_dump_json(), tmp_path / "killed")
+    run_and_kill(lambda: bool(list(training.glob("*/checkpoint.safetensors"))), _KILLED, *arguments)
     assert list(training.glob("*/checkpoint.safetensors")), "it was killed before its first checkpoint"
 
     settings = UseCase(name="tiny")

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from core.errors import ArtifactError
 from tuning.head import fit_head, load_head_weights, save_head
 from tuning.recipe import HeadRecipe
-from tuning.words import fit_words
+from tuning.words import count_words, fit_words
 
 WORDS = ("refund", "top-up", "transfer", "card")
 
@@ -57,18 +57,18 @@ def test_log_odds_are_those_of_scikit_learn() -> None:
     model = MultinomialNB(alpha=0.02, fit_prior=False).fit(vectorizer.fit_transform(texts), y)
     fresh = ["a refund now", "top-up my card"]
     theirs = model.predict_joint_log_proba(vectorizer.transform(fresh))
-    ours = fit_words(texts, y, len(WORDS)).logits(fresh)
+    ours = fit_words(count_words(texts), y, len(WORDS)).logits(count_words(fresh))
     assert np.allclose(ours - ours.mean(axis=1, keepdims=True), theirs - theirs.mean(axis=1, keepdims=True), atol=0.02)
 
 
 def test_chinese_characters_are_words() -> None:
     texts = ["我的卡丢了", "卡被偷了", "怎么充值", "充值失败"]
-    found = fit_words(texts, np.array([0, 0, 1, 1]), 2).logits(["新卡", "充值"])
+    found = fit_words(count_words(texts), np.array([0, 0, 1, 1]), 2).logits(count_words(["新卡", "充值"]))
     assert list(found.argmax(axis=1)) == [0, 1]
 
 
 def test_an_empty_text_has_no_evidence() -> None:
-    found = fit_words(["yes", "no", ""], np.array([0, 1, 1]), 3).logits(["", "unseen"])
+    found = fit_words(count_words(["yes", "no", ""]), np.array([0, 1, 1]), 3).logits(count_words(["", "unseen"]))
     assert not found.any()
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from core.settings import UseCase
     from tuning.context import ContextRecipe, Supplied, Supplier
     from tuning.processes import Team
-    from tuning.tracking import Tracker
+    from tuning.tracking import Track, Tracker
+    from tuning.train import TrainReport
 
 _LANGUAGE = {
     "epochs": "epochs",
@@ -185,8 +186,6 @@ def _tune(
     from core.jobs import job
     from tuning.cost import check_memory
     from tuning.data_report import check_training_data, refuse_errors, summary
-    from tuning.run_page import write_run_page
-    from tuning.tracking import track_scores, tracking
     from tuning.train import train_head, train_lora
 
     assert settings.train is not None
@@ -201,20 +200,15 @@ def _tune(
             if checked.cost is not None and checked.tokens is not None:
                 check_memory(checked.cost, checked.tokens.longest)
             notes = {} if shown is None else {"context": shown.notes}
-            recorded = {"method": method, **recipe.model_dump(mode="json")}
-            with (
-                folder.adapters.build() as staging,
-                tracking(tracker, run, f"{settings.name}/{run.name}", recorded, workspace.path) as track,
-            ):
+
+            def train(target: Path, track: Track) -> TrainReport:
                 if method == "head":
-                    report = train_head(staging, settings, workspace, rows, recipe, source=settings.train)
-                else:
-                    more: dict[str, Any] = {"source": settings.train, "notes": notes, "team": processes, "track": track}
-                    report = train_lora(staging, settings, workspace, rows, recipe, **more)
-                track_scores(track, report.scores)
-                write_run_page(run, settings.name, report, staging / "metrics.jsonl")
-            document = _put_in_force(folder, run, report)
-    return document
+                    return train_head(target, settings, workspace, rows, recipe, source=settings.train)
+                more: dict[str, Any] = {"source": settings.train, "notes": notes, "team": processes, "track": track}
+                return train_lora(target, settings, workspace, rows, recipe, **more)
+
+            recorded = {"method": method, **recipe.model_dump(mode="json")}
+            return _version(folder, settings, workspace, run, tracker, recorded, train)
 
 
 def _prefer(
@@ -223,8 +217,6 @@ def _prefer(
     from core.jobs import job
     from tuning.preferences import DpoRecipe, read_preferences, train_preferences
     from tuning.recipe import parse_recipe
-    from tuning.run_page import write_run_page
-    from tuning.tracking import track_scores, tracking
 
     if method not in (None, "lora"):
         raise ConfigError("--preferences is for --method lora")
@@ -240,21 +232,39 @@ def _prefer(
         run = folder.new_run("tune")
         config = {"method": "lora", "settings": settings.model_dump(mode="json"), "recipe": recipe.model_dump()}
         with job(run, config):
-            recorded = {"method": "dpo", **recipe.model_dump(mode="json")}
-            with (
-                folder.adapters.build() as staging,
-                tracking(given["track"], run, f"{settings.name}/{run.name}", recorded, workspace.path) as track,
-            ):
+
+            def train(target: Path, track: Track) -> TrainReport:
                 source = given["preferences"]
-                report = train_preferences(staging, settings, workspace, pairs, recipe, source=source, track=track)
-                track_scores(track, report.scores)
-                write_run_page(run, settings.name, report, staging / "metrics.jsonl")
-            document = _put_in_force(folder, run, report)
-    return document
+                return train_preferences(target, settings, workspace, pairs, recipe, source=source, track=track)
+
+            recorded = {"method": "dpo", **recipe.model_dump(mode="json")}
+            return _version(folder, settings, workspace, run, given["track"], recorded, train)
 
 
-def _put_in_force(folder: UseCaseFolder, run: Path, report: Any) -> dict[str, Any]:
-    """The newest adapter takes over; returns what the run's report.json then says."""
+def _version(
+    folder: UseCaseFolder,
+    settings: UseCase,
+    workspace: Workspace,
+    run: Path,
+    tracker: Tracker | None,
+    recorded: dict[str, Any],
+    train: Callable[[Path, Track], TrainReport],
+) -> dict[str, Any]:
+    """What `train` makes becomes a new version and takes over; returns what the run's report.json then says.
+
+    Args:
+        recorded: what the tracker is told of the training.
+    """
+    from tuning.run_page import write_run_page
+    from tuning.tracking import track_scores, tracking
+
+    with (
+        folder.adapters.build() as staging,
+        tracking(tracker, run, f"{settings.name}/{run.name}", recorded, workspace.path) as track,
+    ):
+        report = train(staging, track)
+        track_scores(track, report.scores)
+        write_run_page(run, settings.name, report, staging / "metrics.jsonl")
     version = folder.adapters.newest()
     assert version is not None
     folder.adapters.activate(version)
