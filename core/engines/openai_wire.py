@@ -97,7 +97,8 @@ class StreamEnd:
             name, arguments = named.get("name") or "", named.get("arguments") or ""
             if not isinstance(arguments, str):
                 raise TypeError("arguments are text")
-            new = all(call.index != index for call in self.calls)
+            # From the end: a fragment nearly always belongs to the call before it.
+            new = not any(call.index == index for call in reversed(self.calls))
             # A client answers a call by its id, so one that came without gets one.
             id = str(delta.get("id") or (new_id() if new else ""))
             if id or name or arguments:
