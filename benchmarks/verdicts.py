@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -60,6 +60,17 @@ def mean(values: Iterable[float]) -> dict[str, float]:
         "high": float(array.mean() + half),
         "n": int(array.size),
     }
+
+
+def over_sizes(values: Mapping[int, Sequence[float]], weights: Mapping[int, float]) -> dict[str, float]:
+    """Weighted mean of the sizes' means, each size a stratum of its own (Cochran 1977, Sampling Techniques, 5.3)."""
+    total = sum(weights[n] for n in values)
+    shares = {n: weights[n] / total for n in values}
+    value = sum(share * float(np.mean(values[n])) for n, share in shares.items())
+    half = (
+        1.96 * sum(share**2 * float(np.var(values[n], ddof=1)) / len(values[n]) for n, share in shares.items()) ** 0.5
+    )
+    return {"value": value, "low": value - half, "high": value + half, "n": sum(map(len, values.values()))}
 
 
 def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]) -> dict[str, Any]:
@@ -127,6 +138,18 @@ def summary(mixed: list[Trial], null: list[Trial], power: dict[str, list[Trial]]
             },
         },
         "calls_in_steps": {
+            "all": {
+                # As many use cases of each size: the calls of a size weigh by its items, its verdicts like any other's.
+                "share_of_grid": over_sizes(
+                    {n: [t.calls for t in by_n(mixed, n)] for n in sizes}, {n: n for n in sizes}
+                ),
+                **{
+                    f"accuracy_{name}": over_sizes(
+                        {n: [right(t, getattr(t, who)) for t in by_n(mixed, n)] for n in sizes}, dict.fromkeys(sizes, 1)
+                    )
+                    for name, who in (("full", "route"), ("in_steps", "steps"))
+                },
+            },
             **{
                 str(n): {
                     "share_of_grid": mean(t.calls for t in by_n(mixed, n)),
