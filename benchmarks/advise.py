@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def measure(spec: UseCaseSpec, form: Form, data: Path, home: Path, after_step: C
 
     advised = _step(steps / "advise.json", form, advice, after_step)
     for name, route, method in remedies(files, advised):
-        _step(steps / f"{name.replace(':', '-')}.json", form, lambda r=route, m=method: arm(r, m), after_step)
+        _step(steps / f"{name.replace(':', '-')}.json", form, partial(arm, route, method), after_step)
 
 
 def remedies(files: Files, advised: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from core.search_settings import SearchSettings
+from rag.documents import Scalar
 from rag.filters import Filter, narrowed, parse_filter
 
 TOP_K = 10
@@ -49,7 +50,7 @@ def _filters() -> dict[str, Filter | None]:
 def filtered(passages: int, questions: int) -> dict[str, Any]:
     """By filter: how many passages pass, milliseconds of a search, and the share of the true best that dense search finds."""
     rng = np.random.default_rng(1)
-    metadata = [
+    metadata: list[dict[str, Scalar]] = [
         {
             "tenant": f"org{rng.integers(TENANTS)}",
             "year": 2015 + int(rng.integers(YEARS)),

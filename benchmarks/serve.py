@@ -221,7 +221,8 @@ def rag_overhead(pairs: int) -> dict[str, Any]:
                 answer = client.post(f"{url}/chat/completions", json=body).raise_for_status().json()
                 return time.perf_counter() - started, answer
 
-            plain, rag = [], []
+            plain: list[float] = []
+            rag: list[float] = []
             for number in range(pairs):
                 question = f"What is the access code of room {number * 7 % 200}?"
                 # Seen once, kept the second time, and found the third.
