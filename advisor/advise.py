@@ -222,7 +222,7 @@ def _open(
     retriever, index_identity = None, ""
     if any(family(arm) in WITH_PASSAGES for arm in plan.arms) and settings.docs:
         from rag.ingest import ingest
-        from rag.retrieve import open_retriever
+        from rag.open import open_retriever
 
         ingest(folder, settings, workspace, settings.docs)
         retriever = open_retriever(folder, settings, workspace)

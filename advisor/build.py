@@ -153,7 +153,7 @@ def _with_passages(
     folder: UseCaseFolder, settings: UseCase, workspace: Workspace, rows: Sequence[Row]
 ) -> Sequence[Row]:
     """`rows` as the served remedy will ask them: with what the index in force finds for each."""
-    from rag.retrieve import open_retriever
+    from rag.open import open_retriever
 
     retriever = open_retriever(folder, settings, workspace)
     try:

@@ -25,7 +25,7 @@ def index_passages(
 
     Where the answers are a closed set of labels nothing stands in for a marked gold passage: "yes" is in every one.
     """
-    from rag.retrieve import open_retriever
+    from rag.open import open_retriever
     from tuning.context import Passages, Supplied
 
     if folder.index.active() is None:

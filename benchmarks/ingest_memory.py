@@ -129,7 +129,7 @@ def _stored(folder: Path, corpus: Path, dimensions: int) -> None:
 
 
 def _windows(corpus: Path) -> Iterator[list[str]]:
-    from rag.ingest import WINDOW
+    from rag.build import WINDOW
 
     window: list[str] = []
     with corpus.open(encoding="utf-8") as file:

@@ -43,7 +43,8 @@ from core.search_settings import SearchSettings
 from core.stats import paired_bootstrap, paired_p, resamples, share
 from core.workspace import Workspace
 from rag.evaluate import ranked_documents, scores
-from rag.retrieve import Retriever, open_retriever
+from rag.open import open_retriever
+from rag.retrieve import Retriever
 
 RESULTS = Path(__file__).parent / "results" / "retrieval.json"
 MODELS = Path(__file__).resolve().parent.parent / ".cache" / "models"

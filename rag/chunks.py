@@ -19,6 +19,10 @@ Spans = Callable[[Sequence[str]], list[list[tuple[int, int]]]]
 """Character spans of the tokens of each text, by the embedding model's tokenizer."""
 
 
+LONGEST_CHUNK = 400
+"""Tokens. Some models read thousands; a vector of so much text is near to everything and found by nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunking:
     """How documents are cut. Part of an index's identity: another setting is another index."""
@@ -33,6 +37,14 @@ class Chunking:
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)
+
+
+def chunking_of(reads: int, chunk_tokens: int | None) -> Chunking:
+    """How documents are cut for a model that reads `reads` tokens, where a use case declares `chunk_tokens`."""
+    if chunk_tokens is None:
+        return Chunking(max_tokens=min(reads, LONGEST_CHUNK))
+    longest = min(reads, chunk_tokens)
+    return Chunking(max_tokens=longest, target_tokens=longest, small_tokens=min(60, longest // 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +64,6 @@ class Chunk:
     context: str
     """The line of title and headings that goes before the text when it is embedded; may be empty."""
     tokens: int
-
-    @property
-    def embedded(self) -> str:
-        return f"{self.context}\n{self.text}" if self.context else self.text
 
 
 @dataclass(slots=True)

@@ -177,7 +177,7 @@ def joined(rows: Sequence[PassageRow]) -> str:
     return "".join(pieces)
 
 
-def source(entry: Entry, rows: Sequence[PassageRow], number: int, score: float, cosine: float | None = None) -> Source:
+def source(entry: Entry, rows: Sequence[PassageRow], number: int, score: float) -> Source:
     """Neighbouring chunks of a document as the passage `number` of a prompt."""
     first, last = rows[0], rows[-1]
     metadata: dict[str, Scalar] = {**entry.metadata, "file": entry.file, "start": first["start"], "end": last["end"]}
@@ -187,8 +187,6 @@ def source(entry: Entry, rows: Sequence[PassageRow], number: int, score: float, 
         metadata["page"] = first["page"]
     if first["line"] is not None:
         metadata["line"] = first["line"]
-    if cosine is not None:
-        metadata["cosine"] = cosine
     metadata["chunk"] = f"{entry.id}#{first['number']}"
     return Source(number, entry.id, entry.title, joined(rows), score, metadata)
 

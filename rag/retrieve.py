@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from core.errors import ArtifactError, DataError, EngineUnavailable
+from core.errors import DataError, EngineUnavailable, UnknownName
 from core.search_settings import SearchSettings
-from core.settings import UseCase
 from core.types import Source
-from core.workspace import UseCaseFolder, Workspace
+from core.workspace import UseCaseFolder
+from rag.dense import Allowed, nearest
 from rag.diversity import marginal
-from rag.embedding import Encoder, Vectors, load_encoder
+from rag.embedding import Encoder, Vectors
 from rag.evidence import passage_evidence
 from rag.fields import Fields
 from rag.filters import Filter
@@ -26,19 +25,13 @@ from rag.grouping import Found, grouped, rescored
 from rag.late import NAME as LATE
 from rag.late import LateInteraction, standing
 from rag.lexical import Lexical, Scored, best
-from rag.origin import INDEX_VERSION, Origin, load_origin
+from rag.origin import Origin
 from rag.passages import WHOLE_TOKENS, PassageRow, Passages, embedded_text, joined, source
 from rag.scale import measured
-from rag.store import Store, drop_version, open_store, version_lock
-from rag.vectors import open_vectors
+from rag.store import Store, drop_version
 
 MMR_POOL = 4
 """Times `top_k`: passages that maximal marginal relevance chooses from."""
-
-_BLOCK = 1 << 16
-
-Allowed = NDArray[np.bool_] | None
-"""(passages,) which rows a search may return; None: all."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +122,11 @@ class Retriever:
         settings = self.settings if settings is None else settings
         allowed = self._fields.allowed(filter)
         count = max(settings.candidates, 2 * top_k)
-        near = [Hits([], [])] * len(texts) if settings.method == "lexical" else self._near(vectors, count, allowed)
+        near = (
+            [Hits([], [])] * len(texts)
+            if settings.method == "lexical"
+            else nearest(self._store, self._vectors, vectors, count, allowed)
+        )
         return [
             self._one(_Asked(text, vector, self._words(text, allowed)), hits, count, top_k, settings)
             for text, vector, hits in zip(texts, vectors, near, strict=True)
@@ -152,22 +149,6 @@ class Retriever:
     def using(self, settings: SearchSettings) -> View:
         """This retriever, searching with other settings."""
         return View(self, settings)
-
-    def _near(self, vectors: Vectors, k: int, allowed: Allowed) -> list[Hits]:
-        """The `k` rows nearest to each vector, by cosine."""
-        if allowed is None:
-            return self._store.search(vectors, k)
-        share = float(allowed.mean()) if allowed.size else 0.0
-        if share > 0.5:
-            hits = [_passing(one, allowed, k) for one in self._store.search(vectors, 3 * k)]
-            if all(len(one.rows) == min(k, int(allowed.sum())) for one in hits):
-                return hits
-        # Chroma filters by walking its graph, and misses rows where few pass; looking at each misses none.
-        rows = np.flatnonzero(allowed)
-        cosines = np.concatenate(
-            [self._vectors[rows[at : at + _BLOCK]] @ vectors.T for at in range(0, max(1, len(rows)), _BLOCK)]
-        )
-        return [_nearest(rows, column, k) for column in cosines.T]
 
     def _words(self, text: str, allowed: Allowed) -> Scored:
         found = self._lexical.scores(text)
@@ -279,8 +260,6 @@ class Retriever:
     def _document(self, id: str, number: int, text: str | None, top_k: int) -> Source:
         entry = self._passages.find(id)
         if entry is None:
-            from core.errors import UnknownName
-
             raise DataError(
                 str(UnknownName("document", id, self.document_ids, hint=f"(index of {self._folder.name!r})"))
             )
@@ -306,76 +285,3 @@ class View:
 
     def search(self, texts: Sequence[str], top_k: int, filter: Filter | None = None) -> list[list[Source]]:
         return self.retriever.search(texts, top_k, self.settings, filter)
-
-
-def open_retriever(folder: UseCaseFolder, settings: UseCase, workspace: Workspace) -> Retriever:
-    """The index in force of a use case, ready to search. Close it.
-
-    Raises:
-        DataError: the use case has no index yet; says how to make one.
-        Locked: another process (a server, say) has the index open.
-        ArtifactError: it was made with another embedding model, or is damaged; says how to make it anew.
-    """
-    encoder = load_encoder(settings.embedding_model, workspace.models)
-    while True:
-        version = folder.index.active()
-        if version is None:
-            raise DataError(f"use case {folder.name!r} has no documents yet; run: tunefork ingest {folder.name} PATH")
-        try:
-            return _open(folder, version, settings, encoder, workspace.models)
-        except ArtifactError as exc:
-            # An ingest may have put another version in force and dropped this one just now.
-            if folder.index.active() == version:
-                raise ArtifactError(f"{exc}; run `tunefork ingest {folder.name} --rebuild` to make it anew") from exc
-
-
-def _open(folder: UseCaseFolder, version: Path, settings: UseCase, encoder: Encoder, models: Path) -> Retriever:
-    origin = load_origin(version)
-    if origin.embedding_fingerprint != encoder.fingerprint:
-        raise ArtifactError(
-            f"the index of {folder.name!r} was made with the embedding model {origin.embedding_model!r}, the use case"
-            f" declares {settings.embedding_model!r}"
-        )
-    if origin.index_version != INDEX_VERSION:
-        raise ArtifactError(
-            f"the index of {folder.name!r} was made by Tunefork {origin.tunefork_version} in another layout"
-        )
-    store = open_store(version, version_lock(version), f"the index of {folder.name!r}")
-    try:
-        passages = Passages(version)
-        lexical = Lexical(version / "words")
-        vectors = open_vectors(version, encoder.dimensions)
-        counts = (store.count(), len(vectors), lexical.rows, len(passages))
-        if set(counts) != {origin.passages} or len(passages.entries) != origin.documents:
-            raise ArtifactError(
-                f"{version}: damaged: {counts} vectors, vectors, words and passages of {len(passages.entries)} documents"
-                f" where {origin.passages} of {origin.documents} are expected"
-            )
-        # A first search shows what is broken below the counts, and warms up.
-        store.search(vectors[:1], 1)
-    except BaseException:
-        store.close()
-        raise
-    return Retriever(
-        folder,
-        version,
-        origin,
-        encoder,
-        passages,
-        store,
-        lexical,
-        vectors,
-        settings.retrieval,
-        models,
-    )
-
-
-def _passing(hits: Hits, allowed: NDArray[np.bool_], k: int) -> Hits:
-    """The first `k` of `hits` that are allowed."""
-    kept = [(row, score) for row, score in zip(*hits, strict=True) if allowed[row]][:k]
-    return Hits([row for row, _ in kept], [score for _, score in kept])
-
-
-def _nearest(rows: NDArray[np.int64], cosines: NDArray[np.float32], k: int) -> Hits:
-    top = np.argpartition(-cosines, k)[:k] if k < len(rows) else np.arange(len(rows))
-    return ranked(rows[top], cosines[top])

@@ -21,8 +21,9 @@ from core.stats import Estimate, paired_bootstrap, paired_p, share
 from core.workspace import UseCaseFolder, Workspace
 from rag.evaluate import Judged, scored
 from rag.ingest import ingest
+from rag.open import open_retriever
 from rag.passages import embedded_text
-from rag.retrieve import Retriever, open_retriever
+from rag.retrieve import Retriever
 from rag.tune import ALPHA, DEPTH, METRIC, halves
 
 SAMPLE = 64

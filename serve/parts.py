@@ -57,8 +57,8 @@ class WorkspaceParts:
     def grounded(self, engine: Engine, index: Path, top_k: int, context: Place | None) -> Engine:
         """Raises Moved when `index` is no longer in force."""
         from rag.engine import RagEngine
+        from rag.open import open_retriever
         from rag.origin import load_origin
-        from rag.retrieve import open_retriever
 
         # The index knows its embedding model; the declaration may name another one by now, for the next ingest.
         settings = self._folder.settings().model_copy(update={"embedding_model": load_origin(index).embedding_model})

@@ -136,7 +136,7 @@ class StoreSearch:
                 held.release()
 
     def _opened(self, folder: UseCaseFolder) -> Retriever:
-        from rag.retrieve import open_retriever
+        from rag.open import open_retriever
 
         patient_until = time.monotonic() + PATIENCE_S
         while True:

@@ -55,7 +55,7 @@ def command(
     from core.rows import read_rows
     from rag.evaluate import compare, evaluate
     from rag.metrics import read_qrels
-    from rag.retrieve import open_retriever
+    from rag.open import open_retriever
 
     workspace = open_workspace()
     folder = workspace.use_case(name)

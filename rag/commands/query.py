@@ -26,7 +26,7 @@ def command(name: str, text: str, top_k: int | None, filter_text: str | None, as
     from rag.citations import place
     from rag.evidence import evidence
     from rag.filters import read_filter
-    from rag.retrieve import open_retriever
+    from rag.open import open_retriever
 
     if not text.strip():
         raise ConfigError("the query is empty; write what to look for")

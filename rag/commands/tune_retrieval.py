@@ -59,7 +59,7 @@ def command(
     from core.rows import read_rows
     from rag.evaluate import judged_rows
     from rag.metrics import read_qrels
-    from rag.retrieve import open_retriever
+    from rag.open import open_retriever
     from rag.tune import candidates, tune
     from rag.tune_chunks import estimate_s, tune_chunks
 

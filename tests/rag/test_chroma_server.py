@@ -18,7 +18,7 @@ from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
 from rag.chroma_server import _client
 from rag.ingest import ingest
-from rag.retrieve import open_retriever
+from rag.open import open_retriever
 from rag.verify import verify
 from tests.rag.conftest import PASSAGES, write_corpus
 
@@ -101,7 +101,7 @@ def test_what_a_killed_ingest_left_at_the_server_is_swept(
     def die(*_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr("rag.ingest.save_origin", die)
+    monkeypatch.setattr("rag.build.save_origin", die)
     with pytest.raises(Killed):
         ingest(folder, settings, workspace, [corpus])
     assert len(collections(server)) == 2

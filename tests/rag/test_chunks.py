@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rag.chunks import Chunking, cut
 from rag.documents import Document, Section
+from rag.passages import embedded_text, passage_row
 
 Spans = Callable[[Sequence[str]], list[list[tuple[int, int]]]]
 
@@ -25,12 +26,12 @@ def test_the_title_and_headings_are_embedded_and_not_shown(words: Spans) -> None
     text = "Press the button. " * 20
     document = Document("d", "Manual", text, (Section(0, len(text), ("Pump", "Starting")),))
     for chunk in cut(document, words, SMALL):
-        assert chunk.embedded == f"Manual > Pump > Starting\n{chunk.text}"
+        assert embedded_text(passage_row(chunk)) == f"Manual > Pump > Starting\n{chunk.text}"
 
 
 def test_a_title_that_begins_the_text_is_not_repeated(words: Spans) -> None:
     (chunk,) = cut(Document("d", "Tea", "Tea is a drink."), words, SMALL)
-    assert chunk.embedded == "Tea is a drink."
+    assert embedded_text(passage_row(chunk)) == "Tea is a drink."
 
 
 def test_a_long_context_line_keeps_the_innermost_heading(words: Spans) -> None:
@@ -103,7 +104,7 @@ def test_chunks_hold_every_visible_character_once_and_fit_the_model(
     assert "".join("".join(chunk.text.split()) for chunk in chunks) == "".join(text.split())
     for chunk in chunks:
         assert chunk.text == text[chunk.start : chunk.end]
-        assert len(words([chunk.embedded])[0]) <= SMALL.max_tokens
+        assert len(words([embedded_text(passage_row(chunk))])[0]) <= SMALL.max_tokens
     assert [chunk.number for chunk in chunks] == list(range(len(chunks)))
     assert all(a.end <= b.start for a, b in itertools.pairwise(chunks))
 
@@ -127,4 +128,4 @@ def test_no_chunk_is_cut_off_by_the_real_model(encoder_folder: Path, title: str)
     chunks = cut(Document("d", title, text), encoder.spans, Chunking(max_tokens=encoder.max_tokens))
     assert len(chunks) > 5
     for chunk in chunks:
-        assert len(encoder.spans([chunk.embedded])[0]) <= encoder.max_tokens
+        assert len(encoder.spans([embedded_text(passage_row(chunk))])[0]) <= encoder.max_tokens

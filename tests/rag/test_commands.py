@@ -114,7 +114,7 @@ def test_an_unknown_embedding_model_is_named_with_near_ones(corpus: Path, capsys
 
 
 def test_an_index_held_by_another_is_said_to_be(corpus: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from rag.retrieve import open_retriever
+    from rag.open import open_retriever
 
     run(capsys, "ingest", "facts", corpus)
     workspace = Workspace(home)

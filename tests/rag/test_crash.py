@@ -30,12 +30,12 @@ from pathlib import Path
 import bm25s, chromadb.api.rust, chromadb_rust_bindings, Stemmer
 import llama_index.vector_stores.chroma
 import rag.ingest as ingest_module
-import rag.nodes, rag.store
+import rag.build, rag.nodes, rag.store
 from core.workspace import Workspace
 from rag.about import guess
 from rag.embedding import load_encoder
 
-ingest_module.WINDOW = int(sys.argv[1])
+rag.build.WINDOW = int(sys.argv[1])
 # Loaded once; each ingest runs in a fork of this process, which has no threads yet.
 load_encoder("all-minilm-l6-v2", Path(sys.argv[2])).passages(["warm"])
 guess("enough of a text to load what tells languages apart")
@@ -164,12 +164,12 @@ def texts(rows: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 STEPS = [
     ("rag.store:create_store", 1, True),
-    ("rag.ingest:cut", 20, False),
+    ("rag.build:cut", 20, False),
     ("rag.vectors:VectorWriter.append", 5, True),
     ("llama_index.vector_stores.chroma:ChromaVectorStore.add", 2, False),
     ("llama_index.vector_stores.chroma:ChromaVectorStore.add", 5, True),
-    ("rag.ingest:build_lexical", 1, True),
-    ("rag.ingest:save_origin", 1, True),
+    ("rag.build:build_lexical", 1, True),
+    ("rag.build:save_origin", 1, True),
     ("rag.store:scrub", 1, False),
     ("core.workspace:Versions.activate", 1, False),
     ("core.workspace:Versions.activate", 1, True),

@@ -212,7 +212,7 @@ def test_an_index_made_through_an_endpoint_is_searched_through_it(
     endpoint: Any, workspace: Any, tmp_path: Path
 ) -> None:
     from rag.ingest import ingest
-    from rag.retrieve import open_retriever
+    from rag.open import open_retriever
     from rag.verify import verify
 
     rows = [{"id": c, "title": "", "text": f"{c * 5} {c}"} for c in "abc"]

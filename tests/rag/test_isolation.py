@@ -14,7 +14,8 @@ from core.search_settings import Method, SearchSettings
 from core.types import Source
 from core.workspace import Workspace
 from rag.filters import narrowed, parse_filter
-from rag.retrieve import Retriever, open_retriever
+from rag.open import open_retriever
+from rag.retrieve import Retriever
 
 TENANTS = ("a", "b", "c")
 TOPICS = ("Panama Canal", "green tea", "chess openings", "Moon landing", "water pumps", "tax returns")

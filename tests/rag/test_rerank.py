@@ -14,8 +14,9 @@ from core.search_settings import SearchSettings
 from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
 from rag.late import LateInteraction, standing
+from rag.open import open_retriever
 from rag.rerank import Reranker
-from rag.retrieve import Retriever, open_retriever
+from rag.retrieve import Retriever
 
 Indexed = tuple[UseCaseFolder, UseCase, Workspace]
 

@@ -14,7 +14,8 @@ from core.errors import ArtifactError, DataError, Locked
 from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
 from rag.ingest import IngestReport
-from rag.retrieve import Retriever, open_retriever
+from rag.open import open_retriever
+from rag.retrieve import Retriever
 from tests.rag.conftest import PASSAGES, write_corpus
 
 Indexed = tuple[UseCaseFolder, UseCase, Workspace]
@@ -88,7 +89,7 @@ def test_an_unknown_document_is_named_with_near_ones(retriever: Retriever) -> No
 
 def test_a_second_process_is_told_who_holds_the_index(retriever: Retriever, indexed: Indexed) -> None:
     program = (
-        "import sys; from pathlib import Path; from core.workspace import Workspace; from rag.retrieve import open_retriever\n"
+        "import sys; from pathlib import Path; from core.workspace import Workspace; from rag.open import open_retriever\n"
         "w = Workspace(Path(sys.argv[1])); f = w.use_case('facts'); open_retriever(f, f.settings(), w)"
     )
     root = str(Path(__file__).parents[2])

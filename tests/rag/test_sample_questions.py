@@ -13,7 +13,8 @@ from core.types import Completion, Message, Request, Sampling, Usage
 from core.workspace import Workspace
 from rag.citations import place
 from rag.engine import RagEngine
-from rag.retrieve import Retriever, open_retriever
+from rag.open import open_retriever
+from rag.retrieve import Retriever
 from tests.rag.test_engine import Echo
 
 RAW = (

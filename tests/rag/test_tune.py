@@ -15,7 +15,8 @@ from core.search_settings import SearchSettings
 from core.types import Message
 from core.workspace import Workspace
 from rag.evaluate import Judged, judged_rows
-from rag.retrieve import Retriever, open_retriever
+from rag.open import open_retriever
+from rag.retrieve import Retriever
 from rag.tune import candidates, halves, tune
 from tests.rag.conftest import write_corpus
 

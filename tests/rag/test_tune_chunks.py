@@ -14,8 +14,8 @@ from core.rows import Row
 from core.search_settings import SearchSettings
 from core.types import Message
 from core.workspace import Workspace
+from rag.chunks import chunking_of
 from rag.evaluate import judged_rows
-from rag.ingest import chunking_of
 from rag.tune_chunks import tune_chunks
 from tests.rag.conftest import write_corpus
 from tests.rag.test_tune import CODES, rows

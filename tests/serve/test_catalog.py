@@ -199,7 +199,7 @@ def test_use_case_made_anew_does_not_answer_from_the_deleted_ones_documents(
 @pytest.mark.usefixtures("encoder_folder")
 def test_closing_releases_the_index(catalog: Catalog, workspace: Workspace, documents: Path) -> None:
     from rag.ingest import ingest
-    from rag.retrieve import open_retriever
+    from rag.open import open_retriever
 
     declare(workspace, "faq", route="rag")
     folder = workspace.use_case("faq")
