@@ -153,14 +153,7 @@ def _tune(bench: Bench, arm: str) -> Asked:
 
 def _tune_retrieved(bench: Bench, arm: str) -> Asked:
     """The adapter is trained WITH passages, the way it is asked (RAFT); gold is in where the retriever finds it."""
-    passages = _search(bench, bench.train)
-    rows = [
-        replace(row, messages=grounded(row.messages, p, bench.settings.grounding))
-        for row, p in zip(bench.train, passages, strict=True)
-    ]
-    kind = f"retrieved/{bench.index_identity}/{bench.settings.top_k}"
-    pilot = lora_pilot(bench.folder, bench.settings, bench.workspace, rows, kind)
-    bench.pilots[arm] = pilot
+    pilot = _pilot_with(bench, arm, "retrieved", _search(bench, bench.train))
     bench.notes[arm] = f"pilot on {pilot.rows} training rows with passages, {pilot.train_s:.0f} s"
     asked = _grounded(bench, _search(bench, bench.rows), formatted=False, pilot=pilot)
     return replace(asked, build_s=pilot.train_s)
@@ -169,18 +162,23 @@ def _tune_retrieved(bench: Bench, arm: str) -> Asked:
 def _tune_oracle(bench: Bench, arm: str) -> Asked:
     """As `tune_retrieved`, trained and asked with gold passages: what tuning for passages could reach at best."""
     passages = oracle_passages(bench.train, bench.retriever, bench.settings.top_k, bench.settings.seed).per_row
-    rows = [
-        replace(row, messages=grounded(row.messages, p, bench.settings.grounding))
-        for row, p in zip(bench.train, passages, strict=True)
-    ]
-    kind = f"oracle/{bench.index_identity}/{bench.settings.top_k}"
-    pilot = lora_pilot(bench.folder, bench.settings, bench.workspace, rows, kind)
-    bench.pilots[arm] = pilot
+    pilot = _pilot_with(bench, arm, "oracle", passages)
     _note_oracle(bench, arm, bench.oracle())
     trained = f"pilot on {pilot.rows} training rows with gold passages, {pilot.train_s:.0f} s"
     bench.notes[arm] = "; ".join(filter(None, (trained, bench.notes.get(arm, ""))))
     asked = _grounded(bench, bench.oracle().per_row, formatted=False, pilot=pilot)
     return replace(asked, build_s=pilot.train_s)
+
+
+def _pilot_with(bench: Bench, arm: str, kind: str, passages: Sequence[Sequence[Source]]) -> Pilot:
+    """The pilot trained on the training rows with `passages`, one list a row."""
+    rows = [
+        replace(row, messages=grounded(row.messages, p, bench.settings.grounding))
+        for row, p in zip(bench.train, passages, strict=True)
+    ]
+    identity = f"{kind}/{bench.index_identity}/{bench.settings.top_k}"
+    pilot = bench.pilots[arm] = lora_pilot(bench.folder, bench.settings, bench.workspace, rows, identity)
+    return pilot
 
 
 _BUILDERS: dict[str, Callable[[Bench, str], Asked]] = {

@@ -96,11 +96,11 @@ def bar_track(value: float, scale: Scale, *, says: str) -> Markup:
     return _track([_grid(scale), _bar(value, scale)], "plain solid", says)
 
 
-def axis(scale: Scale, factor: float = 100.0, unit: str = "", signed: bool = False) -> Markup:
-    """The scale's ticks as text, for the foot of a chart. `factor` 100 writes shares as points."""
+def axis(scale: Scale, unit: str = "", signed: bool = False) -> Markup:
+    """The scale's ticks as text, for the foot of a chart. Shares are written as points."""
     texts = []
     for tick in scale.ticks:
-        number = round(factor * tick, 6)
+        number = round(100 * tick, 6)
         sign = "+" if signed and number > 0 else "−" if number < 0 else ""
         texts.append(
             Markup('<text x="{}" y="14" text-anchor="middle">{}{:g}{}</text>').format(
@@ -138,9 +138,7 @@ class CurvePoint(NamedTuple):
     high: float | None
 
 
-def curve(
-    points: Sequence[CurvePoint], base: float | None, ahead: CurvePoint | None, *, says: str, kind: Kind = "behaviour"
-) -> Markup:
+def curve(points: Sequence[CurvePoint], base: float | None, ahead: CurvePoint | None, *, says: str) -> Markup:
     """A learning curve: rate over training rows (each doubling as far as the last), with intervals.
 
     Points of one size are seeds and stand side by side; the line goes through their means, and on, dashed, to `ahead`,
@@ -182,19 +180,19 @@ def curve(
     for size in sizes:
         seeds = [point for point in points if point.rows == size]
         for place, point in enumerate(seeds):
-            parts.append(_curve_point(point, x(size), y, 12 * (place - (len(seeds) - 1) / 2), kind, ahead=False))
+            parts.append(_curve_point(point, x(size), y, 12 * (place - (len(seeds) - 1) / 2), ahead=False))
     if ahead is not None:
-        parts.append(_curve_point(ahead, x(ahead.rows), y, 0.0, kind, ahead=True))
+        parts.append(_curve_point(ahead, x(ahead.rows), y, 0.0, ahead=True))
     return Markup('<svg class="curve {}" width="100%" height="190" role="img" aria-label="{}">{}</svg>').format(
-        kind, says, Markup("").join(parts)
+        "behaviour", says, Markup("").join(parts)
     )
 
 
-def _curve_point(point: CurvePoint, x: str, y: Callable[[float], str], shift: float, kind: Kind, ahead: bool) -> Markup:
+def _curve_point(point: CurvePoint, x: str, y: Callable[[float], str], shift: float, ahead: bool) -> Markup:
     parts = []
     if point.low is not None and point.high is not None:
         whisker = Markup('<line class="span" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
         parts.append(whisker.format(x, y(point.low), y(point.high)))
     shape = Markup('<svg class="{}" x="{}" y="{}" overflow="visible">{}</svg>')
-    parts.append(shape.format("dot ahead" if ahead else "dot", x, y(point.rate), _SHAPES[kind]))
+    parts.append(shape.format("dot ahead" if ahead else "dot", x, y(point.rate), _SHAPES["behaviour"]))
     return Markup('<g transform="translate({:g} 0)">{}</g>').format(shift, Markup("").join(parts))

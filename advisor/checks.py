@@ -84,11 +84,6 @@ def check_data(
     return findings
 
 
-def contaminated(findings: Iterable[Finding]) -> frozenset[str]:
-    """Ids of eval rows that some arm may have seen: accuracy is to be shown with and without them."""
-    return frozenset(item for finding in findings if finding.code in LEAKS for item in finding.items)
-
-
 def corpus_findings(rows: Sequence[Row], corpus: Iterable[tuple[str, str]]) -> list[Finding]:
     """What the documents lack, and what they give away. Closed labels are not looked for: "yes" stands everywhere."""
     asked = [row for row in rows if row.answers and row.answerable]

@@ -29,8 +29,6 @@ from core.workspace import Workspace
 
 CLIENTS = 8
 """Questions asked at once."""
-START_S = 180.0
-"""Longest wait for the server to open every model."""
 
 
 @dataclass(frozen=True)

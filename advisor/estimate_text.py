@@ -18,10 +18,10 @@ _COMPONENTS = {
 }
 
 
-def print_estimate(document: dict[str, Any], console: Console | None = None) -> None:
+def print_estimate(document: dict[str, Any]) -> None:
     """Print the document of `advisor.estimate_document` to stdout."""
     # soft_wrap: a pipe gets whole lines, a terminal wraps by itself.
-    out = console or Console(highlight=False, soft_wrap=True)
+    out = Console(highlight=False, soft_wrap=True)
     settings, used = document["settings"], document["memory_gb"]
     words = [f"batch {settings['batch']}", f"length {settings['seq_len']}", settings["dtype"]]
     if document["method"] in ("lora", "qlora"):

@@ -127,7 +127,7 @@ class Curve:
         return Notice("no_gain_at_50_rows", self.text()) if self.stopped else None
 
 
-def extrapolate(points: Sequence[Point], clusters: NDArray[np.int64] | None, seed: int = 0) -> Estimate | None:
+def extrapolate(points: Sequence[Point], clusters: NDArray[np.int64] | None) -> Estimate | None:
     """The rate at twice the most rows, by a line through the last three sizes over log2(rows), within 0 and 1.
 
     The interval is a bootstrap over items (clusters whole); the spread between two seeds of the smallest size is
@@ -144,7 +144,7 @@ def extrapolate(points: Sequence[Point], clusters: NDArray[np.int64] | None, see
     by_size = by_size[:, known]
     units = np.arange(n) if clusters is None else np.unique(clusters[known], return_inverse=True)[1]
     count = int(units.max()) + 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     weights = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS)[:, units].astype(float)
     rates = weights @ by_size.T / np.maximum(weights.sum(axis=1, keepdims=True), 1)
     rates += rng.normal(0, _seed_spread(points), rates.shape)

@@ -13,7 +13,8 @@ from advisor.evidence import Comparison, at_least, compare, rate
 from advisor.findings import NEAR_TARGET
 from advisor.quantities import both_family
 from advisor.rule import Route
-from core.stats import items_needed, wilson
+from core.power import items_needed
+from core.stats import wilson
 
 POWER = 0.8
 _EXACT_BELOW = 400

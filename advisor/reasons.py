@@ -13,7 +13,8 @@ from advisor.evidence import Comparison, Measure, rate
 from advisor.findings import tested
 from advisor.quantities import Quantities, both_family
 from advisor.rule import Route
-from core.stats import Estimate, detectable_points
+from core.power import detectable_points
+from core.stats import Estimate
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from advisor.money import break_even
 from advisor.readiness import retrieval_readiness
 from core.errors import EngineError
 from core.files import append_jsonl, write_json, write_text
-from core.stats import detectable_points
+from core.power import detectable_points
 
 if TYPE_CHECKING:
     from advisor.advise import Advice

@@ -22,9 +22,6 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results" / "demo.json"
-HELP_TARGET_S = 0.3
-MEMORY_TARGET_GB = 4.0
-TIME_TARGET_S = 15 * 60
 HELP_RUNS = 20
 
 

@@ -32,8 +32,6 @@ DATA = ROOT.parent / "shared" / "data"
 RESULTS = Path(__file__).resolve().parent / "results" / "ingest.json"
 MODELS = ROOT / ".cache" / "models"
 MODEL = "all-minilm-l6-v2"
-RATE_TARGET = 0.85
-AGAIN_TARGET = 50
 RATE_FOLDERS = ("python-howto",)
 LARGE = 8_000
 """Documents of the memory measurement, and an eighth of them."""

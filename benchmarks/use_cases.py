@@ -79,8 +79,9 @@ def _scifact(data: Path) -> Sets:
     return Sets(pool, train, _read(folder / "corpus.jsonl"))
 
 
-def _plain(folder: str, keep: tuple[str, ...] = ("id", "input", "output")) -> Callable[[Path], Sets]:
+def _plain(folder: str) -> Callable[[Path], Sets]:
     def load(data: Path) -> Sets:
+        keep = ("id", "input", "output")
         train = [{key: row[key] for key in keep} for row in _read(data / folder / "train.jsonl")]
         seen = {row["input"].strip().casefold() for row in train}
         pool = [{key: row[key] for key in keep} for row in _read(data / folder / "test.jsonl")]

@@ -18,17 +18,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, bdtrc, gammaln, ndtr, ndtri, stdtrit
 
-from core.errors import ConfigError, DataError
+from core.errors import DataError
 
 Floats = NDArray[np.float64]
 
 DRAWS = 2000
 """Bootstrap draws: the 2.5 % quantile is then known to about 0.35 points of probability."""
+SIGN_FLIPS = 9999
+
+TOP = 0.975
+"""Every interval is the middle 95 %; this is its upper quantile."""
+Z = float(ndtri(TOP))
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value, its interval (95 % unless said otherwise) and the number of items behind it."""
+    """A value, its 95 % interval and the number of items behind it."""
 
     value: float
     low: float
@@ -36,7 +41,7 @@ class Estimate:
     n: int
 
 
-def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
+def wilson(successes: float, n: int) -> Estimate:
     """Share of successes with its Wilson score interval.
 
     Used for every accuracy we print: unlike mean +/- z*stderr it stays inside
@@ -50,10 +55,10 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
     if n <= 0:
         raise DataError(f"a share needs at least one item, got n = {n}")
     rate = successes / n
-    return Estimate(rate, *_wilson_limits(rate, n, _z(level)), n)
+    return Estimate(rate, *_wilson_limits(rate, n, Z), n)
 
 
-def share(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
+def share(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     """Mean of values in 0..1 with a Wilson interval; with `clusters` it is as wide as their design effect asks.
 
     Raises:
@@ -61,8 +66,8 @@ def share(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0
     """
     array = np.asarray(values, float)
     if clusters is None or array.size == 0:
-        return wilson(float(array.sum()), int(array.size), level)
-    effect, critical = _design_effect(array, np.asarray(clusters), level)
+        return wilson(float(array.sum()), int(array.size))
+    effect, critical = _design_effect(array, np.asarray(clusters))
     low, high = _wilson_limits(float(array.mean()), array.size / effect, critical)
     return Estimate(float(array.mean()), low, high, int(array.size))
 
@@ -126,7 +131,7 @@ def cluster_gain_ps(net: NDArray[np.int64]) -> Floats:
     return np.asarray(np.cumsum(falling) - falling / 2)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
+def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     """Share right in `a` minus share right in `b`, on the same items, with Tango's score interval.
 
     Tango (1998), Statistics in Medicine 17:891. It keeps a width when no item is
@@ -141,9 +146,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = N
     n = int(right_a.size)
     gained = float((right_a & ~right_b).sum())
     lost = float((~right_a & right_b).sum())
-    critical, shrink = _z(level), 1.0
+    critical, shrink = Z, 1.0
     if clusters is not None:
-        effect, critical = _design_effect(right_a.astype(float) - right_b, np.asarray(clusters), level)
+        effect, critical = _design_effect(right_a.astype(float) - right_b, np.asarray(clusters))
         shrink = 1 / effect
     low, high = _tango(gained * shrink, lost * shrink, n * shrink, critical)
     return Estimate((gained - lost) / n, low, high, n)
@@ -153,9 +158,6 @@ def paired_bootstrap(
     a: ArrayLike,
     b: ArrayLike,
     clusters: ArrayLike | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
 ) -> Estimate:
     """Mean of `a - b` on the same items with a studentised bootstrap interval; clusters are drawn whole.
 
@@ -174,21 +176,20 @@ def paired_bootstrap(
     groups = sums.size
     error = _ratio_error(sums, sizes)
     if groups < 2 or error < 1e-12:
-        half = _z(level) ** 2 / (groups + _z(level) ** 2)
+        half = Z**2 / (groups + Z**2)
         return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), n)
     columns = np.stack([sums, sizes, sums * sums, sums * sizes, sizes * sizes], axis=1)
-    total, count, squares, cross, counts2 = (resamples(groups, draws, seed) @ columns).T
+    total, count, squares, cross, counts2 = (resamples(groups) @ columns).T
     means = total / count
     spread = np.sqrt(np.maximum(squares - 2 * means * cross + means**2 * counts2, 0) * groups / (groups - 1)) / count
     # A draw without spread says nothing about t; it is rare beyond a handful of items.
     told = spread > 1e-12
     t = (means[told] - mean) / spread[told]
-    tail = (1 - level) / 2
-    above, below = np.quantile(t, [1 - tail, tail]) if t.size else (_z(level), -_z(level))
+    above, below = np.quantile(t, [TOP, 1 - TOP]) if t.size else (Z, -Z)
     return Estimate(mean, max(-1.0, mean - float(above) * error), min(1.0, mean - float(below) * error), n)
 
 
-def paired_p(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, draws: int = 9999, seed: int = 0) -> float:
+def paired_p(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None) -> float:
     """Two-sided p of a sign-flip test on the cluster sums of `a - b` (graded scores).
 
     Monte Carlo up to 400 clusters, the normal limit beyond.
@@ -201,17 +202,17 @@ def paired_p(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, draw
     observed = abs(float(sums.sum()))
     if sums.size > 400:
         return float(2 * ndtr(-observed / np.sqrt((sums * sums).sum())))
-    signs = np.random.default_rng(seed).integers(0, 2, size=(draws, sums.size), dtype=np.int8) * 2 - 1
+    signs = np.random.default_rng(0).integers(0, 2, size=(SIGN_FLIPS, sums.size), dtype=np.int8) * 2 - 1
     extreme = (np.abs(signs @ sums) >= observed - 1e-9).sum()
-    return float((extreme + 1) / (draws + 1))
+    return float((extreme + 1) / (SIGN_FLIPS + 1))
 
 
-def newcombe_unpaired(successes_a: float, n_a: int, successes_b: float, n_b: int, level: float = 0.95) -> Estimate:
+def newcombe_unpaired(successes_a: float, n_a: int, successes_b: float, n_b: int) -> Estimate:
     """Difference of two independent shares with Newcombe's hybrid score interval (1998, method 10).
 
     `n` of the result is the smaller of the two.
     """
-    a, b = wilson(successes_a, n_a, level), wilson(successes_b, n_b, level)
+    a, b = wilson(successes_a, n_a), wilson(successes_b, n_b)
     difference = a.value - b.value
     low = difference - float(np.hypot(a.value - a.low, b.high - b.value))
     high = difference + float(np.hypot(a.high - a.value, b.value - b.low))
@@ -233,18 +234,8 @@ def unpaired_p(successes_a: float, n_a: int, successes_b: float, n_b: int) -> fl
     return float(2 * ndtr(-abs(difference) / np.sqrt(variance)))
 
 
-def holm(pvalues: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given."""
-    adjusted = [0.0] * len(pvalues)
-    running = 0.0
-    for rank, index in enumerate(sorted(range(len(pvalues)), key=lambda i: pvalues[i])):
-        running = max(running, min(1.0, (len(pvalues) - rank) * pvalues[index]))
-        adjusted[index] = running
-    return adjusted
-
-
 def holm_discrete(pvalues: Sequence[float], attainable: Sequence[Floats | None]) -> list[float]:
-    """Holm's step-down p-values, each test counted only with what it can attain; never above `holm`'s.
+    """Holm's step-down p-values, each test counted only with what it can attain; never above Holm's own.
 
     Westfall and Wolfinger (1997), The American Statistician 51:3: a test of counts takes few values. One
     that cannot reach the smallest p at all (four items changed, say) is no chance for a false gain of that
@@ -271,65 +262,11 @@ def holm_discrete(pvalues: Sequence[float], attainable: Sequence[Floats | None])
     return adjusted
 
 
-def mcnemar_power(n: int, gain: float, loss_rate: float = 0.05, alpha: float = 0.05) -> float:
-    """Chance that the exact two-sided McNemar test shows a true `gain` (a share) on n items."""
-    discordant_rate = gain + 2 * loss_rate
-    if discordant_rate <= 0 or discordant_rate > 1:
-        return 0.0
-    discordant = np.arange(n + 1)
-    fewest = _fewest_gained(n, alpha)
-    log_choose = gammaln(n + 1) - gammaln(discordant + 1) - gammaln(n - discordant + 1)
-    weight = np.exp(
-        log_choose + _times_log(discordant, discordant_rate) + _times_log(n - discordant, 1 - discordant_rate)
-    )
-    reject = bdtrc(fewest - 1.0, discordant, (gain + loss_rate) / discordant_rate)
-    return float((weight * np.where(fewest <= discordant, reject, 0.0)).sum())
-
-
-@lru_cache(maxsize=256)
-def items_needed(delta_points: float, loss_rate: float = 0.05, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Items after which the exact McNemar test shows a gain of `delta_points` with chance `power`.
-
-    The smallest n from which on the power stays there: the exact test's power is a
-    saw-tooth in n. `delta_points` is in points of 100; `loss_rate` is the share of
-    items the better arm loses.
-
-    Raises:
-        ConfigError: no eval set could show that gain (not within 0-100 points with its losses).
-    """
-    gain = delta_points / 100
-    if not 0 < gain <= 1 or gain + 2 * loss_rate > 1 + 1e-9:
-        raise ConfigError(f"a gain of {delta_points} points with {100 * loss_rate:g} % lost cannot happen")
-    low, high = 1, 16
-    while mcnemar_power(high, gain, loss_rate, alpha) < power:
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if mcnemar_power(middle, gain, loss_rate, alpha) >= power else (middle, high)
-    last_short = max(
-        (n for n in range(high, high + 12 + high // 10) if mcnemar_power(n, gain, loss_rate, alpha) < power),
-        default=high - 1,
-    )
-    return last_short + 1
-
-
-def detectable_points(n: int, loss_rate: float = 0.05, power: float = 0.8, alpha: float = 0.05) -> int | None:
-    """The smallest gain, in whole points, that n items can show; None when not even the largest."""
-    most = int(100 * (1 - 2 * loss_rate))
-    if mcnemar_power(n, most / 100, loss_rate, alpha) < power:
-        return None
-    low, high = 0, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if mcnemar_power(n, middle / 100, loss_rate, alpha) >= power else (middle, high)
-    return high
-
-
 @lru_cache(maxsize=2)
-def resamples(groups: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float32]:
-    """How often each of `groups` units is drawn in each bootstrap draw; shape (draws, groups), read-only."""
+def resamples(groups: int, seed: int = 0) -> NDArray[np.float32]:
+    """How often each of `groups` units is drawn in each bootstrap draw; shape (DRAWS, groups), read-only."""
     rng = np.random.default_rng(seed)
-    counts = np.empty((draws, groups), dtype=np.float32)
+    counts = np.empty((DRAWS, groups), dtype=np.float32)
     for row in counts:
         row[:] = np.bincount(rng.integers(0, groups, groups), minlength=groups)
     counts.setflags(write=False)
@@ -345,10 +282,6 @@ def _sign_flips(net: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
     for magnitude, count in zip(*np.unique(size, return_counts=True), strict=True):
         spectrum *= np.cos(magnitude * angles) ** count
     return np.arange(-total, total + 1), np.fft.fftshift(np.fft.ifft(spectrum).real)
-
-
-def _z(level: float) -> float:
-    return float(ndtri(0.5 + level / 2))
 
 
 def _wilson_limits(rate: float, n: float, critical: float) -> tuple[float, float]:
@@ -388,7 +321,7 @@ def _ratio_error(sums: Floats, sizes: Floats) -> float:
     return float(np.sqrt(groups / (groups - 1) * (residual**2).sum()) / sizes.sum())
 
 
-def _design_effect(values: Floats, clusters: NDArray[Any], level: float) -> tuple[float, float]:
+def _design_effect(values: Floats, clusters: NDArray[Any]) -> tuple[float, float]:
     """Variance of the mean with clusters over that without (at least 1), and the quantile that goes with it.
 
     Student's, with Satterthwaite's degrees of freedom: only the clusters' own share of
@@ -399,12 +332,12 @@ def _design_effect(values: Floats, clusters: NDArray[Any], level: float) -> tupl
     independent = _ratio_error(values, np.ones_like(values))
     if independent < 1e-12:
         # Nothing varies, so nothing is known of the clusters' effect: each counts once.
-        return values.size / groups, _z(level)
+        return values.size / groups, Z
     effect = max(1.0, (_ratio_error(*summed) / independent) ** 2)
     if effect == 1:
-        return effect, _z(level)
+        return effect, Z
     freedom = max(groups - 1, 1) * (effect / (effect - 1)) ** 2
-    return effect, float(stdtrit(freedom, 0.5 + level / 2))
+    return effect, float(stdtrit(freedom, TOP))
 
 
 def _tango(gained: float, lost: float, n: float, critical: float) -> tuple[float, float]:
@@ -440,20 +373,3 @@ def _fisher(a: int, n_a: int, b: int, n_b: int) -> float:
     pmf = np.exp(log_choose(n_a, cells) + log_choose(n_b, right - cells) - log_choose(n_a + n_b, right))
     seen = pmf[cells == a][0]
     return float(min(1.0, pmf[pmf <= seen * (1 + 1e-7)].sum()))
-
-
-@lru_cache(maxsize=64)
-def _fewest_gained(most: int, alpha: float) -> Floats:
-    """For m = 0..most discordant items: the fewest gained with two-sided exact p <= alpha (m + 1: never)."""
-    discordant = np.arange(most + 1)
-    # Most losses k with 2 * P(Bin(m, 1/2) <= k) <= alpha, starting from the normal limit.
-    k = np.minimum(np.floor(discordant / 2 + ndtri(alpha / 2) * np.sqrt(discordant) / 2) + 2, discordant)
-    for _ in range(6):
-        k = np.where((k >= 0) & (2 * bdtr(np.maximum(k, 0), discordant, 0.5) > alpha), k - 1, k)
-    return np.asarray(discordant - k, dtype=float)
-
-
-def _times_log(count: NDArray[Any], probability: float) -> Any:
-    """count * log(probability), 0 where count is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(count == 0, 0.0, count * np.log(probability))
