@@ -108,7 +108,7 @@ def main(args: list[str] | None = None) -> int:
     except click.ClickException as exc:
         ctx = getattr(exc, "ctx", None)
         hint = f" (see `{ctx.command_path} --help`)" if ctx is not None else ""
-        return _fail(exc.format_message().replace("\n", " ") + hint, 2)
+        return _fail(" ".join(exc.format_message().split()) + hint, 2)
     except KeyboardInterrupt:
         return _fail("stopped; run the same command again to go on where it stopped", 130)
     except BrokenPipeError:
@@ -130,7 +130,8 @@ def _report(exc: Exception) -> int:
         raise exc
     if isinstance(exc, UserError):
         return _fail(str(exc), 2)
-    if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
+    # Libraries written in Rust (safetensors, tokenizers) say it in words of their own.
+    if (isinstance(exc, OSError) and exc.errno == errno.ENOSPC) or f"(os error {errno.ENOSPC})" in str(exc):
         return _fail(f"the disk is full{_at(exc)}; free some space and run the same command again", 2)
     if isinstance(exc, OSError) and exc.errno in _BARRED and exc.filename:
         return _fail(f"{exc.filename}: cannot be used ({exc.strerror}); mend its rights, or name another place", 2)
@@ -143,8 +144,9 @@ def _report(exc: Exception) -> int:
     )
 
 
-def _at(exc: OSError) -> str:
-    return f" (writing {exc.filename})" if exc.filename else ""
+def _at(exc: Exception) -> str:
+    name = getattr(exc, "filename", None)
+    return f" (writing {name})" if name else ""
 
 
 def _fail(text: str, code: int) -> int:

@@ -58,6 +58,11 @@ def test_a_users_mistake_is_one_line_and_exit_2(
     [
         (EngineUnavailable("the endpoint is down"), 1, "the endpoint is down"),
         (OSError(28, "No space left on device", "/x/y"), 2, "the disk is full"),
+        (
+            RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            2,
+            "the disk is full",
+        ),
         (PermissionError(13, "Permission denied", "/x/y"), 2, "/x/y: cannot be used (Permission denied)"),
         (KeyboardInterrupt(), 130, "go on where it stopped"),
         (ValueError("odd"), 1, "internal error: ValueError: odd"),
