@@ -151,6 +151,8 @@ def _no_output(fields: Mapping[str, Any], answerable: bool, given: bool) -> str:
     if given:
         return "the output is empty; a training row needs one"
     seen = _seen(fields)
+    if any(key.strip().lower() == "messages" for key in fields):
+        return "no output; the last message has to be the assistant's (or the row has an `output`)"
     return f"no output; wanted {_WANTED_ANSWER}; {seen}{_near(seen, 'answers')}"
 
 

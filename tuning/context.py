@@ -47,7 +47,7 @@ Supplier = Callable[[UseCaseFolder, UseCase, Workspace, Sequence[Row]], Supplied
 class ContextRecipe(BaseModel):
     """What training rows are shown."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     gold_share: float = Field(default=0.8, ge=0.4, le=1)
     """Share of the rows with a known gold passage that show it. RAFT's best lay between 40 and 100 % by data set; the

@@ -21,7 +21,8 @@ from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
 from tuning.chat_check import chat_findings, is_chat, lines_of
 from tuning.cost import Cost, earlier_speed, training_cost
-from tuning.findings import Finding, finding, languages, row_findings
+from tuning.findings import Finding, finding, languages, one_label, row_findings
+from tuning.other_heads import labels_of
 from tuning.recipe import FullRecipe, HeadRecipe, LoraRecipe, settle
 
 
@@ -99,8 +100,14 @@ def check_training_data(
     # What the chat check has named already is not told again in the reader's words.
     named = {line for f in found if f.severity == "error" for line in lines_of(records, f.code)}
     found += _unusable([fault for fault in faults if fault.line not in named], len(records), path)
+    task = recipe.task if isinstance(recipe, HeadRecipe) else "single"
+    labels_in = labels_of if task == "multi" else one_label
+    counts = Counter(label for row in rows for label in dict.fromkeys(labels_in(row.output)))
+    if task == "multi":
+        labels = tuple(sorted(counts))
+    elif task == "number":
+        labels = None
     tokens = cost = None
-    counts = Counter(row.output for row in rows)
     spoken: dict[str, float] = {}
     teaching: float | None = None
     if len(rows) < 2:
@@ -109,7 +116,7 @@ def check_training_data(
         found.append(finding("too_few_rows", text, [], error=True))
     else:
         evaluation = read_rows(settings.eval, "evaluation") if settings.eval is not None else []
-        found += row_findings(rows, labels, evaluation)
+        found += row_findings(rows, labels, evaluation, labels_in)
         spoken = languages(rows)
         if shown is not None:
             rows = shown(rows)
@@ -150,7 +157,8 @@ def summary(report: DataReport) -> str:
     """The report as a few lines for a terminal."""
     warnings = len(report.findings) - len(report.errors)
     lines = [
-        f"{report.file}: {report.rows} usable rows ({report.form}), {len(report.errors)} errors, {warnings} warnings"
+        f"{report.file}: {_count(report.rows, 'usable row')} ({report.form}), {_count(len(report.errors), 'error')},"
+        f" {_count(warnings, 'warning')}"
     ]
     for found in report.findings:
         where = (
@@ -269,6 +277,10 @@ def _head_tokens(rows: Sequence[Row], settings: UseCase, workspace: Workspace) -
 def _tokens(lengths: Sequence[int], supervised: int, context: int | None, over: int) -> Tokens:
     median, p95 = (int(value) for value in np.quantile(lengths, (0.5, 0.95)))
     return Tokens(sum(lengths), supervised, median, p95, max(lengths), context, over)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,17 +68,28 @@ def finding(code: str, text: str, lines: Sequence[int | None], *, error: bool = 
     return Finding(code, "error" if error else "warning", text, len(lines), tuple(known[:EXAMPLES]))
 
 
-def row_findings(rows: Sequence[Row], labels: Sequence[str] | None, evaluation: Sequence[Row] = ()) -> list[Finding]:
+def one_label(answer: str) -> list[str]:
+    """The labels in an answer that is one."""
+    return [answer]
+
+
+def row_findings(
+    rows: Sequence[Row],
+    labels: Sequence[str] | None,
+    evaluation: Sequence[Row] = (),
+    labels_of: Callable[[str], list[str]] = one_label,
+) -> list[Finding]:
     """All findings on `rows`, gravest first.
 
     Args:
         labels: the closed set the answers are of; None: free text.
         evaluation: rows that the result will be measured on; it must not have seen them.
+        labels_of: the labels that an answer lists.
     """
     asked = [_asked(row) for row in rows]
     found = [*_leakage(rows, asked, evaluation), *_repeats(rows, asked), *_cut(rows), *_languages(rows)]
     if labels is not None:
-        found += [*_unseen(labels, evaluation), *_labels(rows, labels)]
+        found += [*_unseen(labels, evaluation, labels_of), *_labels(rows, labels, labels_of)]
     return found
 
 
@@ -163,8 +174,11 @@ def _windows(row: Row) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + WINDOW]) for i in range(len(words) - WINDOW + 1)}
 
 
-def _unseen(labels: Sequence[str], evaluation: Sequence[Row]) -> Iterator[Finding]:
-    unseen = [row for row in evaluation if row.answers and not set(row.answers) & set(labels)]
+def _unseen(
+    labels: Sequence[str], evaluation: Sequence[Row], labels_of: Callable[[str], list[str]]
+) -> Iterator[Finding]:
+    known = set(labels)
+    unseen = [r for r in evaluation if r.answers and not any(known.intersection(labels_of(a)) for a in r.answers)]
     if unseen:
         names = sorted({row.output for row in unseen})
         text = (
@@ -174,16 +188,19 @@ def _unseen(labels: Sequence[str], evaluation: Sequence[Row]) -> Iterator[Findin
         yield finding("unseen_labels", text, [row.line for row in unseen])
 
 
-def _labels(rows: Sequence[Row], labels: Sequence[str]) -> Iterator[Finding]:
-    counts = Counter(row.output for row in rows)
+def _labels(rows: Sequence[Row], labels: Sequence[str], labels_of: Callable[[str], list[str]]) -> Iterator[Finding]:
+    given = [set(labels_of(row.output)) for row in rows]
+    counts = Counter(label for some in given for label in some)
     top, most = counts.most_common(1)[0]
-    if most > IMBALANCE * len(rows) and most > 2 * len(rows) / len(labels):
+    if labels_of is one_label and most > IMBALANCE * len(rows) and most > 2 * len(rows) / len(labels):
         text = f"{most} of {len(rows)} rows have the label {top!r}: always answering it would be right {most / len(rows):.0%}"
         yield finding("imbalance", text, [row.line for row in rows if row.output == top])
     rare = [label for label in labels if counts[label] < MIN_LABEL_ROWS]
     if rare:
         text = f"{len(rare)} of {len(labels)} labels have fewer than {MIN_LABEL_ROWS} rows: {', '.join(rare[:6])}"
-        yield finding("rare_labels", text, [row.line for row in rows if row.output in set(rare)])
+        yield finding(
+            "rare_labels", text, [row.line for row, some in zip(rows, given, strict=True) if some & set(rare)]
+        )
     spelled: dict[str, set[str]] = defaultdict(set)
     for label in labels:
         spelled[normalise(label)].add(label)
@@ -191,7 +208,9 @@ def _labels(rows: Sequence[Row], labels: Sequence[str]) -> Iterator[Finding]:
     if twins:
         text = f"{len(twins)} labels are spelled in two ways, and learnt as two: {' and '.join(map(repr, twins[0]))}"
         doubled = {name for names in twins for name in names}
-        yield finding("label_spelling", text, [row.line for row in rows if row.output in doubled])
+        yield finding(
+            "label_spelling", text, [row.line for row, some in zip(rows, given, strict=True) if some & doubled]
+        )
 
 
 def _languages(rows: Sequence[Row]) -> Iterator[Finding]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from core.errors import ConfigError, MissingExtra
 from tuning import fused
 from tuning.device import fast_bfloat16
 from tuning.merge import copy_tokenizer
-from tuning.recipe import Settled, SettledLora
+from tuning.processes import Team
+from tuning.recipe import Settled, SettledLora, check_variant
+from tuning.sharded import check_sharding, shard_layers
 
 SHORT = 512
 """Up to this many tokens a pass, plain attention beats torch's blocked one on a CPU, whose backward pass is slow
@@ -34,6 +34,8 @@ class Learner:
     """What is saved: the PEFT model, or the model itself."""
     causal: Any
     """What computes: the transformers model, with the adapter in it where there is one."""
+    sharded: int = 0
+    """Layers of which this process holds a part only."""
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -61,8 +63,11 @@ class Learner:
         return folder
 
 
-def make_learner(base: Path, recipe: Settled, device: torch.device, longest: int) -> Learner:
+def make_learner(base: Path, recipe: Settled, device: torch.device, longest: int, team: Team | None = None) -> Learner:
     """The model in the folder `base`, ready to learn by `recipe` on rows of up to `longest` tokens.
+
+    Args:
+        team: the processes that learn together; where they shard, each holds its part of the frozen layers.
 
     Raises:
         MissingExtra: 4 bits are asked for and bitsandbytes is not installed.
@@ -71,7 +76,9 @@ def make_learner(base: Path, recipe: Settled, device: torch.device, longest: int
     bits = recipe.bits if isinstance(recipe, SettledLora) else 16
     if isinstance(recipe, SettledLora):
         check_variant(recipe)
-    causal = _load(base, device, longest, bits)
+    team = team or Team()
+    check_sharding(recipe, team)
+    causal = _load(base, device, longest, bits, whole=not team.shards)
     if recipe.checkpointing:
         # Without reentrance the frozen embeddings' outputs need no gradient of their own.
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -80,20 +87,14 @@ def make_learner(base: Path, recipe: Settled, device: torch.device, longest: int
     if isinstance(recipe, SettledLora) and recipe.init == "loftq":
         _compensate(model, base)
     model.train()
-    return Learner(base, model, causal)
+    sharded = 0
+    if team.shards:
+        sharded = shard_layers(causal, [p for p in model.parameters() if p.requires_grad], device, team.size)
+    return Learner(base, model, causal, sharded)
 
 
-def check_variant(recipe: SettledLora) -> None:
-    """Raises ConfigError where the flags exclude each other, MissingExtra where bitsandbytes is not installed."""
-    if recipe.init == "loftq" and recipe.bits != 4:
-        raise ConfigError("--init loftq makes up for what 4 bits lose; it needs --bits 4")
-    if recipe.bits == 4 and (recipe.init == "pissa" or recipe.dora):
-        raise ConfigError(f"--bits 4 does not go with {'--dora' if recipe.dora else '--init pissa'}; --init loftq does")
-    if recipe.bits == 4 and find_spec("bitsandbytes") is None:
-        raise MissingExtra("a base in 4 bits", "qlora")
-
-
-def _load(base: Path, device: torch.device, longest: int, bits: int) -> Any:
+def _load(base: Path, device: torch.device, longest: int, bits: int, whole: bool = True) -> Any:
+    """The model on `device`, or on the CPU where it is not to be there as a `whole`."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     dtype = torch.bfloat16 if fast_bfloat16(device) else torch.float32
@@ -111,7 +112,7 @@ def _load(base: Path, device: torch.device, longest: int, bits: int) -> Any:
         options["device_map"] = {"": str(device)}
     causal = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **options)
     if bits == 16:
-        causal = causal.to(device)
+        causal = causal.to(device if whole else "cpu")
     else:
         from bitsandbytes.nn import Linear4bit
 

@@ -10,6 +10,7 @@ from core.files import read_json
 VLLM_RANK = 16
 """vLLM's --max-lora-rank unless told otherwise; `tunefork serve --engine vllm` sets it from the adapters."""
 VLLM_MOST = 512
+UNSERVABLE = "this adapter cannot be served as it is"
 _MERGE = "merge it into a full model to serve it (tunefork export NAME --merge PATH)"
 
 

@@ -106,7 +106,7 @@ def train_model(
     """
     team = team or Team()
     device = pick_device(recipe.device)
-    learner = make_learner(base, recipe, device, longest=max(len(e.ids) for e in [*train, *dev]))
+    learner = make_learner(base, recipe, device, longest=max(len(e.ids) for e in [*train, *dev]), team=team)
     initial = None
     if isinstance(recipe, SettledLora) and recipe.init != "zero" and team.leads:
         initial = learner.save_initial(state / "initial")
@@ -114,6 +114,8 @@ def train_model(
     losses = _supervised(learner.causal, train, dev, recipe.neftune)
     budget = _budget(losses, train, recipe, device)
     lengths = [len(example.ids) - losses.prefix for example in train]
+
+    spare = [min(train, key=lambda example: len(example.ids))]
 
     per_epoch = math.ceil(len(train) / recipe.batch_rows)
     at = Progress(steps=max(1, round(per_epoch * recipe.epochs)))
@@ -125,7 +127,7 @@ def train_model(
         best = tensors.pop("best").to(device)
         weights.load_state(tensors)
         say(f"going on after step {at.step} of {at.steps}")
-    general = general if team.leads else None
+    general = general if team.leads or team.shards else None
     if general is not None and at.general_before is None:
         # Nothing has been learned and an adapter begins as no change at all, so this is the base model.
         at.general_before = right_answers(learner.causal, general, budget, packed=budget > 1)
@@ -158,10 +160,12 @@ def train_model(
             parts = [[train[i] for i in part] for part in split(team.share(rows), lengths, budget)]
             supervised = sum(train[i].supervised for i in rows)
             torch.manual_seed(recipe.seed * 1_000_003 + at.step)
-            loss, norm = _step(losses, weights, parts, supervised, _rate(at.step, at.steps, recipe), recipe, team)
+            loss, norm = _step(
+                losses, weights, parts, supervised, _rate(at.step, at.steps, recipe), recipe, team, spare
+            )
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 keep_good()
-                raise ConfigError(_not_a_number(at, recipe, state))
+                raise ConfigError(_not_a_number(at, at.step + 1, recipe, state))
             at.step += 1
             step_tokens = sum(len(train[i].ids) for i in rows)
             at.tokens += step_tokens
@@ -174,7 +178,11 @@ def train_model(
 
             if at.stopped or _evaluates(at.step, at.steps):
                 start = time.perf_counter()
-                if _judge(losses, dev, at, recipe, budget, note, team):
+                better = _judge(losses, dev, at, recipe, budget, note, team)
+                if better is None:
+                    keep_good()
+                    raise ConfigError(_not_a_number(at, at.step, recipe, state))
+                if better:
                     best.copy_(weights.master)
                 judged = team.agreed(time.perf_counter() - start)
                 at.evaluation_seconds += judged
@@ -223,19 +231,22 @@ def _step(
     rate: float,
     recipe: Settled,
     team: Team,
+    spare: Sequence[Example] = (),
 ) -> tuple[float, float]:
     """One optimizer step; the mean loss a supervised token, and the gradient's norm.
 
     Args:
+        spare: rows to run, for nothing, as often as another process has more passes and cannot run the model alone.
         parts: the forward passes over this process's rows; none where it has no row.
         tokens: supervised ones of the step's rows, over all processes.
     """
     total = torch.zeros(1, dtype=torch.float64)
-    for part in parts:
+    for part in [*parts, *[spare] * (team.most(len(parts)) - len(parts))]:
         loss = losses.loss(part)
-        (loss.total / tokens).backward()  # type: ignore[no-untyped-call]
+        counts = 0.0 if part is spare else 1.0
+        (loss.total * counts / tokens).backward()  # type: ignore[no-untyped-call]
         weights.collect()
-        total += float(loss.total.detach())
+        total += counts * float(loss.total.detach())
     if team.size > 1:
         total = total.to(weights.gradient.device)
         team.add_up(total)
@@ -261,12 +272,15 @@ def _judge(
     budget: int,
     note: Callable[[dict[str, Any]], None],
     team: Team,
-) -> bool:
-    """Evaluate on the dev rows; True when these weights are the best so far (always so without dev rows)."""
+) -> bool | None:
+    """Evaluate on the dev rows; True when these weights are the best so far (always so without dev rows), None when
+    the loss is no number."""
     if not dev:
         at.best_step = at.step
         return True
     loss, score = evaluate(losses, dev, budget, team)
+    if not math.isfinite(loss):
+        return None
     better = (score, -loss) > (at.best_score, -at.best_loss)
     gained = score > at.best_score or loss < at.best_loss
     note({"step": at.step, "dev_loss": loss, "dev_score": score, "best": better})
@@ -289,8 +303,11 @@ def evaluate(
     team = team or Team()
     mine = team.share(range(len(examples)))
     lengths = [len(e.ids) - losses.prefix for e in examples]
+    parts = split(mine, lengths, batch_tokens)
     with losses.evaluating():
-        found = [losses.loss([examples[i] for i in part]) for part in split(mine, lengths, batch_tokens)]
+        found = [losses.loss([examples[i] for i in part]) for part in parts]
+        for _ in range(team.most(len(parts)) - len(parts)):
+            losses.loss(examples[:1])
     sums = torch.tensor([[float(loss.total), loss.exact] for loss in found], dtype=torch.float64).reshape(-1, 2).sum(0)
     if team.size > 1:
         sums = sums.to(losses.device)
@@ -316,9 +333,10 @@ def _left(at: Progress) -> float:
     return (at.steps - at.step) * at.seconds / at.step
 
 
-def _not_a_number(at: Progress, recipe: Settled, state: Path) -> str:
-    good = f"the weights of step {at.best_step} are in {state / LAST_GOOD}" if at.best_step else "no step was evaluated"
+def _not_a_number(at: Progress, step: int, recipe: Settled, state: Path) -> str:
+    kept = f"the weights of step {at.best_step} are in {state / LAST_GOOD}"
+    good = kept if at.best_step else "no weights were judged good before, so none are kept"
     return (
-        f"the loss is no longer a number at step {at.step + 1} of {at.steps} (learning rate {recipe.learning_rate:g});"
+        f"the loss is no longer a number at step {step} of {at.steps} (learning rate {recipe.learning_rate:g});"
         f" use a lower --lr; {good}"
     )

@@ -80,16 +80,20 @@ def _one_by_one(features: Features, hot: NDArray[np.bool_], labels: tuple[str, .
     return Head(labels, weight, bias, task="multi")
 
 
-def _cross_entropy(logits: Logits, hot: NDArray[np.bool_]) -> float:
+def _cross_entropy(logits: Logits, hot: NDArray[Any]) -> float:
     """Mean loss a label, nats."""
     return float((np.logaddexp(0, logits) - logits * hot).mean())
 
 
 def _temperature(logits: Logits, hot: NDArray[np.bool_]) -> float:
+    """As `head.fit_temperature`: one more row, half of it with each label, keeps a faultless head from certainty."""
     from scipy.optimize import minimize_scalar
 
+    seen = (len(hot) * hot + 0.5) / (len(hot) + 1)
     found = minimize_scalar(
-        lambda log_t: _cross_entropy(logits / np.exp(log_t), hot), bounds=(np.log(0.05), np.log(20.0)), method="bounded"
+        lambda log_t: _cross_entropy(logits / np.exp(log_t), seen),
+        bounds=(np.log(0.05), np.log(20.0)),
+        method="bounded",
     )
     return float(np.exp(found.x))
 

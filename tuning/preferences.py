@@ -38,7 +38,7 @@ _INPUTS = ("messages", "prompt", "input", "question")
 class DpoRecipe(BaseModel):
     """Direct preference optimisation of a LoRA adapter."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(default=16, ge=1, le=256)
     alpha: float = Field(default=32.0, gt=0)

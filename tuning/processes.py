@@ -27,6 +27,8 @@ class Team:
 
     size: int = 1
     rank: int = 0
+    shards: bool = False
+    """Whether each holds a part of the frozen weights only; all then have to run the model equally often."""
 
     @property
     def leads(self) -> bool:
@@ -43,6 +45,18 @@ class Team:
             from accelerate.utils import reduce
 
             tensor.copy_(reduce(tensor, "sum"))
+
+    def most(self, passes: int) -> int:
+        """How often the process with the most passes through the model will run it, of which `passes` are this one's.
+
+        Where the weights are shared out none can run it alone; without that, `passes`.
+        """
+        if not self.shards:
+            return passes
+        from accelerate.utils import gather_object
+
+        most: int = max(gather_object([passes]))
+        return most
 
     def agreed(self, value: T) -> T:
         """The first process's `value`."""
@@ -61,17 +75,18 @@ def started() -> int:
 
 
 @contextmanager
-def team(device: str) -> Iterator[Team]:
+def team(device: str, shards: bool = False) -> Iterator[Team]:
     """This process's team for the block; all but the first are silent in it.
 
     Args:
         device: as in a recipe; on a GPU each process has its own, by LOCAL_RANK.
+        shards: each is to hold a part of the frozen weights only.
 
     Raises:
         ConfigError: fewer GPUs than processes.
     """
     if started() == 1:
-        yield Team()
+        yield Team(shards=shards)
         return
     import torch
     from accelerate import PartialState
@@ -83,7 +98,7 @@ def team(device: str) -> Iterator[Team]:
             f"{local} processes for {torch.cuda.device_count()} GPUs; start one a GPU (--nproc_per_node), or --device cpu"
         )
     state = PartialState(cpu=not on_gpu)
-    mine = Team(state.num_processes, state.process_index)
+    mine = Team(state.num_processes, state.process_index, shards)
     try:
         if mine.leads:
             yield mine

@@ -6,11 +6,12 @@ A recipe is written into the run and into the artifact's origin.json, so a build
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Literal, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.errors import ConfigError
+from core.errors import ConfigError, MissingExtra
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -18,7 +19,7 @@ Device = Literal["auto", "cpu", "cuda"]
 class LanguageRecipe(BaseModel):
     """What teaching a language model by rows takes, whichever of its weights learn."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     learning_rate: float | None = Field(default=None, gt=0)
     """None: of a LoRA adapter 5e-4 * (2000 / hidden size) ** .781 ("LoRA without regret", 2025; the exponent is the one
@@ -127,10 +128,20 @@ def settle(recipe: LoraRecipe | FullRecipe, rows: int, hidden: int, processes: i
     return SettledLora(**settled) if lora else SettledFull(**settled)
 
 
+def check_variant(recipe: LoraRecipe) -> None:
+    """Raises ConfigError where the flags exclude each other, MissingExtra where bitsandbytes is not installed."""
+    if recipe.init == "loftq" and recipe.bits != 4:
+        raise ConfigError("--init loftq makes up for what 4 bits lose; it needs --bits 4")
+    if recipe.bits == 4 and (recipe.init == "pissa" or recipe.dora):
+        raise ConfigError(f"--bits 4 does not go with {'--dora' if recipe.dora else '--init pissa'}; --init loftq does")
+    if recipe.bits == 4 and find_spec("bitsandbytes") is None:
+        raise MissingExtra("a base in 4 bits", "qlora")
+
+
 class HeadRecipe(BaseModel):
     """A logistic head on the features of a sentence encoder; the encoder's top layers follow where that helps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: Literal["single", "multi", "number"] = "single"
     """One label a row; several (an answer lists them with commas, or the row's `labels` field does); a number."""
@@ -167,11 +178,27 @@ class HeadRecipe(BaseModel):
     seed: int = 0
 
 
+def check_head(recipe: HeadRecipe) -> None:
+    """Raises ConfigError where one flag of a head would undo another, or do nothing."""
+    abstains = [
+        flag for flag, value in (("--precision", recipe.precision), ("--abstain-below", recipe.abstain_below)) if value
+    ]
+    if len(abstains) == 2:
+        raise ConfigError("--precision chooses what --abstain-below states; give one of them")
+    if abstains and recipe.task == "number":
+        raise ConfigError(f"{abstains[0]} is for labels; a number has no probability to abstain below")
+    if not abstains and recipe.abstain_answer != HeadRecipe.model_fields["abstain_answer"].default:
+        raise ConfigError("--abstain-answer is said where a head abstains; it needs --abstain-below or --precision")
+
+
 S = TypeVar("S", bound=BaseModel)
 
 
-def parse_recipe(kind: type[S], values: Mapping[str, Any]) -> S:
+def parse_recipe(kind: type[S], values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> S:
     """A recipe of that kind with those `values` that are not None over its defaults.
+
+    Args:
+        names: what the user calls a setting, as a flag, where that is not its name.
 
     Raises:
         ConfigError: an unknown setting or a value out of range; names it.
@@ -181,4 +208,5 @@ def parse_recipe(kind: type[S], values: Mapping[str, Any]) -> S:
     except ValidationError as exc:
         first = exc.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"recipe: {key} = {first['input']!r}: {first['msg']}") from exc
+        told = (names or {}).get(key, f"recipe: {key}")
+        raise ConfigError(f"{told} = {first['input']!r}: {first['msg'].replace('Input should', 'it has to')}") from exc

@@ -72,7 +72,12 @@ def _plots(metrics: Sequence[dict[str, Any]]) -> list[tuple[str, list[Series]]]:
     losses = [(m["step"], m["loss"]) for m in metrics if "loss" in m]
     if len(losses) < 2:
         return []
-    plots = [("Training loss (nats a supervised token)", [Series(losses, "raw"), Series(smoothed(losses), "main")])]
+    plots = [
+        (
+            "Training loss (nats a supervised token; grey: each step)",
+            [Series(losses, "raw"), Series(smoothed(losses), "main")],
+        )
+    ]
     dev = [m for m in metrics if "dev_loss" in m]
     if dev:
         plots.append(("Loss on the dev rows", [Series([(m["step"], m["dev_loss"]) for m in dev], "main")]))

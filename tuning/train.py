@@ -77,7 +77,7 @@ def train_lora(
     from tuning.checkpoint import state_folder
     from tuning.examples import TrainingTokenizer, check_mask, make_examples, rows_sha256
     from tuning.general import general_set, harm, harm_warning
-    from tuning.lint import lint_adapter
+    from tuning.lint import UNSERVABLE, lint_adapter
     from tuning.lora import train_model
     from tuning.processes import Team
 
@@ -123,6 +123,7 @@ def train_lora(
         "tokens_per_s": at.tokens / (at.seconds - at.evaluation_seconds),
         "trainable_parameters": trained.parameters,
         "processes": team.size if team.size > 1 else None,
+        "sharded_layers": trained.learner.sharded or None,
     }
     if at.general_before is not None and trained.general_after is not None:
         scores["general"] = harm(at.general_before, trained.general_after)
@@ -138,7 +139,7 @@ def train_lora(
             config.base_model_name_or_path = known.hub_id if known is not None else name
         trained.save(folder)
         unservable = lint_adapter(folder) if method == "lora" else []
-        warnings += [f"this adapter cannot be served as it is: {text}" for text in unservable]
+        warnings += [f"{UNSERVABLE}: {text}" for text in unservable]
         shutil.copyfile(state / "metrics.jsonl", folder / "metrics.jsonl")
         how = (
             plan.model_dump(mode="json") | {"dtype": trained.dtype, "shared_prefix": trained.prefix} | dict(notes or {})

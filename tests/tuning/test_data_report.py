@@ -130,7 +130,7 @@ def test_the_terminal_gets_a_short_account(
     rows = [{"input": r.input, "output": r.output} for r in [*card_rows, card_rows[0]]]
     assert main(["tune", "x", "--check", "--train", str(_write(tmp_path / "t.jsonl", rows))]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("t.jsonl: 25 usable rows (rows), 0 errors, 1 warnings\n")
+    assert out.startswith("t.jsonl: 25 usable rows (rows), 0 errors, 1 warning\n")
     assert "duplicates: 1 of 25 rows repeat an earlier one" in out
     assert "labels   3, from 9 rows (card_lost) down to 8" in out
 
@@ -165,3 +165,29 @@ def test_the_share_of_fact_teaching_rows_is_told(
     report = json.loads(capsys.readouterr().out)
     assert report["fact_teaching"] == (1.0 if taught else 0.0)
     assert ("fact_teaching" in [found["code"] for found in report["findings"]]) is taught
+
+
+def test_several_labels_a_row_are_counted_each_and_numbers_not_at_all(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [("a", "b"), ("b", "c"), ("a", "c"), ("a", "b"), ("b", "c"), ("a", "c"), ("a", "rare")]
+    rows = [{"input": f"case {n}", "output": ", ".join(pair)} for n, pair in enumerate(pairs)]
+    several = _checked(capsys, "--train", str(_write(tmp_path / "several.jsonl", rows)), "--task", "multi")
+    assert several["labels"] == {"a": 5, "b": 4, "c": 4, "rare": 1}
+    (rare,) = (f for f in several["findings"] if f["code"] == "rare_labels")
+    assert "3 of 4 labels" in rare["text"]
+    numbers = [{"input": f"case {n}", "output": str(n % 3)} for n in range(9)]
+    counted = _checked(capsys, "--train", str(_write(tmp_path / "numbers.jsonl", numbers)), "--task", "number")
+    assert counted["labels"] is None
+    assert counted["findings"] == []
+
+
+def test_a_chat_that_ends_with_the_user_says_so(
+    workspace: Workspace, starter_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [_chat(f"tell me of {n}", f"a tale of {n}") for n in range(4)]
+    rows[1]["messages"].append({"role": "user", "content": "and then?"})
+    report = _checked(capsys, "--train", str(_write(tmp_path / "chat.jsonl", rows)), "--method", "lora", rc=2)
+    (fault,) = (f for f in report["findings"] if f["severity"] == "error")
+    assert "the last message has to be the assistant's" in fault["text"]
+    assert fault["lines"] == [2]

@@ -14,9 +14,9 @@ from core.errors import ConfigError, MissingExtra
 from core.rows import Row
 from core.settings import UseCase
 from core.workspace import Workspace
-from tuning import learner
-from tuning.learner import check_variant, make_learner
-from tuning.recipe import LoraRecipe, SettledLora, settle
+from tuning import recipe as recipes
+from tuning.learner import make_learner
+from tuning.recipe import LoraRecipe, SettledLora, check_variant, settle
 from tuning.train import train_lora
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -82,7 +82,7 @@ def test_loftq_gives_back_what_four_bits_took(wide_base: Path) -> None:
 
 
 def test_a_missing_extra_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "find_spec", lambda name: None)
+    monkeypatch.setattr(recipes, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'tunefork\[qlora\]'"):
         check_variant(_settled(bits=4))
 

@@ -225,3 +225,16 @@ def test_a_gpu_that_is_not_there_is_refused(
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="'cuda' is asked for"):
         train_head(tmp_path / "a", settings, workspace, card_rows, HeadRecipe(device="cuda"))
+
+
+def test_a_head_that_was_always_right_is_not_certain() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 30)
+    logits = 8.0 * np.eye(3)[y]
+    confidence = softmax(logits / fit_temperature(logits, y)).max(axis=1)
+    assert (confidence < 0.995).all()
+    assert (confidence > 0.95).all()
+    # More rows that were all right give more certainty.
+    many = np.concatenate([y] * 40)
+    again = softmax(8.0 * np.eye(3)[many] / fit_temperature(8.0 * np.eye(3)[many], many)).max(axis=1)
+    assert (again > confidence.max()).all()

@@ -63,8 +63,14 @@ def test_lora_can_be_asked_for(
     [
         (["--method", "head", "--epochs", "2"], "--epochs is for --method lora or full; the method here is head"),
         (["--method", "lora", "--unfreeze"], "--unfreeze is for --method head"),
-        (["--method", "lora", "--rank", "0"], "recipe: rank = 0"),
-        (["--max-rows", "1"], "recipe: max_rows = 1"),
+        (["--method", "lora", "--rank", "0"], "--rank = 0: it has to be greater than"),
+        (["--max-rows", "1"], "--max-rows = 1: it has to be greater than"),
+        (["--method", "lora", "--lr", "inf"], "--lr = inf: it has to be a finite number"),
+        (["--precision", "0.9", "--abstain-below", "0.5"], "give one of them"),
+        (["--abstain-answer", "I pass"], "it needs --abstain-below or --precision"),
+        (["--task", "number", "--precision", "0.9"], "--precision is for labels"),
+        (["--method", "lora", "--shard"], "start them by torchrun or accelerate launch"),
+        (["--method", "lora", "--init", "loftq"], "--init loftq makes up for what 4 bits lose"),
         (["--method", "lora", "--base-model", "smollm2-135m-instrct"], "did you mean smollm2-135m-instruct"),
     ],
 )
@@ -144,3 +150,17 @@ def test_context_without_passages_says_where_to_get_them(
     assert "--context is for --method lora" in capsys.readouterr().err
     assert main(["tune", "bank", "--cite"]) == 2
     assert "--cite needs --context" in capsys.readouterr().err
+
+
+def test_a_mistyped_file_or_model_is_not_remembered(
+    workspace: Workspace, train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", "bank", "--train", str(tmp_path / "nope.jsonl")]) == 2
+    assert not (workspace.path / "use_cases").exists()
+    assert main(["tune", "bank", "--train", str(train_file), "--base-model", "smolm"]) == 2
+    assert not (workspace.path / "use_cases").exists()
+    capsys.readouterr()
+    assert main(["tune", "bank", "--train", str(train_file), "--check"]) == 0
+    assert main(["tune", "bank", "--train", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert main(["tune", "bank", "--check"]) == 0

@@ -53,4 +53,7 @@ def command(name: str, version: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document))
         return
+    if before == version:
+        click.echo(f"{name}: {version} is in force already")
+        return
     click.echo(f"{name}: {version} is in force ({origin.method} of {origin.created}; before: {before or 'none'})")

@@ -92,6 +92,7 @@ def tune_command(supplier: Supplier | None) -> click.Command:
         "--precision", type=float, metavar="P", help="Abstain so often that this share of labels is right (head)."
     )
     @click.option("--abstain-answer", metavar="TEXT", help="What an abstaining head says.")
+    @click.option("--shard", is_flag=True, help="Of several processes, each holds a part of the frozen weights (lora).")
     @click.option("--max-rows", type=int, help="Train on that many rows, drawn by the seed.")
     @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
     @click.option("--seed", type=int, help="Of every draw; remembered.")
@@ -108,9 +109,10 @@ def tune_command(supplier: Supplier | None) -> click.Command:
         """
         from tuning.processes import first_alone, team
 
-        with team(given["device"] or "auto") as processes:
+        with team(given["device"] or "auto", given["shard"]) as processes:
             workspace = open_workspace()
             remembered = ("train", "base_model", "embedding_model", "seed")
+            _check_names(workspace, name, given)
             with first_alone(processes):
                 folder, settings = workspace.declare(name, {key: given[key] for key in remembered})
             if given["preferences"] is not None:
@@ -123,6 +125,7 @@ def tune_command(supplier: Supplier | None) -> click.Command:
                     f"use case {settings.name!r} has no training rows; run: tunefork tune {settings.name} --train F"
                 )
             method, recipe = _method(settings.train, method, given, settings.seed)
+            _check_sharding(recipe, processes)
             shown = _shown(folder, settings, workspace, given, supplier)
             if check:
                 _alone(processes, "--check")
@@ -140,6 +143,31 @@ def tune_command(supplier: Supplier | None) -> click.Command:
 
 
 command = tune_command(None)
+
+
+def _check_names(workspace: Workspace, name: str, given: dict[str, Any]) -> None:
+    """Before anything is remembered: a mistyped file or model would stay with the use case.
+
+    Raises:
+        DataError: the training rows are not there, or are not known for a new use case.
+        ConfigError: no model has that name.
+    """
+    from core.models import gguf_file, local_folder, remote
+
+    if given["train"] is not None and not given["train"].is_file():
+        there = "is a folder" if given["train"].is_dir() else "there is no such file"
+        raise DataError(there, given["train"])
+    for model in (given["base_model"], given["embedding_model"]):
+        if model is not None and remote(model) is None and gguf_file(model) is None:
+            local_folder(model, workspace.models)
+
+
+def _check_sharding(recipe: Any, processes: Team) -> None:
+    """Before the rows are read, which takes longer than to see that the flags do not go together."""
+    if processes.shards:
+        from tuning.sharded import check_sharding
+
+        check_sharding(recipe, processes)
 
 
 def _alone(processes: Team, flag: str) -> None:
@@ -215,6 +243,7 @@ def _prefer(
     folder: UseCaseFolder, settings: UseCase, workspace: Workspace, method: str | None, given: dict[str, Any]
 ) -> dict[str, Any]:
     from core.jobs import job
+    from tuning.device import pick_device
     from tuning.preferences import DpoRecipe, read_preferences, train_preferences
     from tuning.recipe import parse_recipe
 
@@ -226,7 +255,10 @@ def _prefer(
         in_head = foreign[0] in _SETTINGS["head"]
         owner = "--method head" if in_head else "training rows, not for --preferences"
         raise ConfigError(f"--{foreign[0].replace('_', '-')} is for {owner}")
-    recipe = parse_recipe(DpoRecipe, {key: given[flag] for flag, key in known.items()} | {"seed": settings.seed})
+    values = {key: given[flag] for flag, key in known.items()} | {"seed": settings.seed}
+    recipe = parse_recipe(DpoRecipe, values, _flags(known))
+    if recipe.device == "cuda":
+        pick_device("cuda")
     pairs = read_preferences(given["preferences"])
     with folder.lock("tune"):
         run = folder.new_run("tune")
@@ -292,10 +324,9 @@ class _Shown:
         supplied = self._supply(rows)
         made = context_rows(rows, supplied.passages, self._recipe, supplied.ground)
         self.notes = self._recipe.model_dump() | {"with_gold": made.with_gold}
-        say(
-            f"{made.with_gold} of {len(rows)} rows show their gold passage; for {made.without_known_gold} none is known"
-            " that holds the answer"
-        )
+        unknown = made.without_known_gold
+        also = f"; for {unknown} none is known that holds the answer" if unknown else ""
+        say(f"{made.with_gold} of {len(rows)} rows show their gold passage{also}")
         if made.with_gold < 0.4 * len(rows):
             say("warning: fewer than 40 % of the rows show a gold passage; mark it with `context_ids` or `context`")
         return made.rows
@@ -316,7 +347,7 @@ def _shown(
         return supplied or Supplied(own_passages(rows), grounded)
 
     values = {"gold_share": given["gold_share"], "cite": given["cite"] or None, "seed": settings.seed}
-    return _Shown(supply, parse_recipe(ContextRecipe, values))
+    return _Shown(supply, parse_recipe(ContextRecipe, values, _flags({"gold_share": "gold_share"})))
 
 
 def _method(train: Path, method: str | None, given: dict[str, Any], seed: int) -> tuple[str, Any]:
@@ -346,10 +377,16 @@ def _method(train: Path, method: str | None, given: dict[str, Any], seed: int) -
 
 
 def _recipe(method: str, given: dict[str, Any], seed: int) -> Any:
-    """The recipe of `method` with the flags that were given. Raises ConfigError for a flag of the other method."""
+    """The recipe of `method` with the flags that were given.
+
+    Raises:
+        ConfigError: a flag of another method, flags that exclude each other, a GPU where there is none.
+        MissingExtra: 4 bits without bitsandbytes.
+    """
     from pydantic import BaseModel
 
-    from tuning.recipe import FullRecipe, HeadRecipe, LoraRecipe, parse_recipe
+    from tuning.device import pick_device
+    from tuning.recipe import FullRecipe, HeadRecipe, LoraRecipe, check_head, check_variant, parse_recipe
 
     for flag in sorted({flag for names in _SETTINGS.values() for flag in names} - _SETTINGS[method].keys()):
         if given[flag] is not None:
@@ -358,10 +395,24 @@ def _recipe(method: str, given: dict[str, Any], seed: int) -> Any:
     values = {key: given[flag] for flag, key in _SETTINGS[method].items()}
     values |= {"max_rows": given["max_rows"], "device": given["device"], "seed": seed}
     kinds: dict[str, type[BaseModel]] = {"lora": LoraRecipe, "full": FullRecipe, "head": HeadRecipe}
-    return parse_recipe(kinds[method], values)
+    recipe = parse_recipe(kinds[method], values, _flags(_SETTINGS[method] | {"max_rows": "max_rows"}))
+    if given["device"] == "cuda":
+        pick_device("cuda")
+    if isinstance(recipe, LoraRecipe):
+        check_variant(recipe)
+    if isinstance(recipe, HeadRecipe):
+        check_head(recipe)
+    return recipe
+
+
+def _flags(settings: dict[str, str]) -> dict[str, str]:
+    """By the name of a recipe's setting, the flag that gives it, as a user writes it."""
+    return {setting: f"--{flag.replace('_', '-')}" for flag, setting in settings.items()}
 
 
 def _summary(name: str, document: dict[str, Any]) -> str:
+    from tuning.lint import UNSERVABLE
+
     scores = document["scores"]
     lines = [
         f"tuned {name}: {document['method']} {document['version']} on {document['base_model']}, {document['rows']} rows,"
@@ -394,5 +445,8 @@ def _summary(name: str, document: dict[str, Any]) -> str:
             f"  held-out pairs for which it moved towards the chosen answer: {scores['dev_preferred']['value']:.0%} of"
             f" {document['dev_rows']}"
         )
-    lines.append(f"next:  tunefork serve, then ask for model '{name}:tune'")
+    if any(warning.startswith(UNSERVABLE) for warning in document["warnings"]):
+        lines.append(f"next:  tunefork export {name} --merge FOLDER")
+    else:
+        lines.append(f"next:  tunefork serve, then ask for model '{name}:tune'")
     return "\n".join(lines)
