@@ -201,6 +201,15 @@ def test_a_loss_that_is_no_number_ends_with_one_clear_line(
     assert not (tmp_path / "a").exists()
 
 
+def test_weights_whose_dev_loss_is_no_number_are_never_the_best(
+    workspace: Workspace, tiny: UseCase, card_rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lora, "evaluate", lambda *_: (float("nan"), 0.0))
+    with pytest.raises(ConfigError, match=r"no longer a number at step 3 of .*; no weights were judged good before"):
+        train_lora(tmp_path / "a", tiny, workspace, card_rows, RECIPE)
+    assert not list((workspace.path / "use_cases" / "tiny" / "training").glob("*/last_good"))
+
+
 def test_training_stops_when_the_dev_rows_gain_nothing(
     workspace: Workspace, tiny: UseCase, card_rows: list[Row], tmp_path: Path
 ) -> None:

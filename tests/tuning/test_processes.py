@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.errors import ConfigError
 from core.rows import Row
 from tuning.processes import Team, started, team
 from tuning.recipe import FullRecipe, LoraRecipe, settle
+from tuning.sharded import check_sharding
 
 
 @given(st.integers(1, 8), st.integers(0, 40))
@@ -45,6 +47,10 @@ def _tune(home: Path, launcher: list[str], flags: list[str]) -> subprocess.Compl
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
 
 
+# By loopback, so that no name of this machine has to be looked up.
+_TWO = ["-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1", "--nproc_per_node", "2"]
+
+
 def _steps(home: Path) -> list[dict[str, Any]]:
     path = home / "use_cases" / "bank" / "adapters" / "v0001" / "metrics.jsonl"
     return [row for row in map(json.loads, path.read_text().splitlines()) if "loss" in row]
@@ -59,9 +65,7 @@ def test_two_processes_train_as_one_does(card_rows: list[Row], tiny_base: Path, 
     flags += ["--epochs", "2", "--batch-rows", "8", "--device", "cpu"]
     one = _tune(tmp_path / "one", [], flags)
     assert one.returncode == 0, one.stderr
-    # By loopback, so that no name of this machine has to be looked up.
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1", "--nproc_per_node", "2"]
-    two = _tune(tmp_path / "two", launcher, flags)
+    two = _tune(tmp_path / "two", _TWO, flags)
     assert two.returncode == 0, two.stderr
     alone, shared = json.loads(one.stdout), json.loads(two.stdout)
     assert shared["scores"]["processes"] == 2
@@ -78,3 +82,41 @@ def test_two_processes_train_as_one_does(card_rows: list[Row], tiny_base: Path, 
     use_case = tmp_path / "two" / "use_cases" / "bank"
     assert [path.name for path in (use_case / "adapters").iterdir() if path.is_dir()] == ["v0001"]
     assert len(list((use_case / "runs").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_an_adapter_is_the_same_where_the_frozen_layers_are_shared_out(
+    card_rows: list[Row], tiny_base: Path, tmp_path: Path
+) -> None:
+    """FSDP over gloo; steps of one row, so that the second process has to run the layers without any of its own."""
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps({"input": r.input, "output": r.output}) + "\n" for r in card_rows))
+    flags = ["--train", str(train), "--base-model", str(tiny_base), "--method", "lora", "--epochs", "1"]
+    flags += ["--batch-rows", "1", "--device", "cpu"]
+    whole = _tune(tmp_path / "whole", _TWO, flags)
+    assert whole.returncode == 0, whole.stderr
+    shared = _tune(tmp_path / "shared", _TWO, [*flags, "--shard"])
+    assert shared.returncode == 0, shared.stderr
+    scores = json.loads(shared.stdout)["scores"]
+    assert (scores["processes"], scores["sharded_layers"]) == (2, 2)
+    assert json.loads(whole.stdout)["scores"]["sharded_layers"] is None
+    assert scores["general"]["before"]["n"] == 40
+    steps = list(zip(_steps(tmp_path / "whole"), _steps(tmp_path / "shared"), strict=True))
+    assert len(steps) >= 3
+    for a, b in steps:
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size", "said"),
+    [
+        (LoraRecipe(), 1, "start them by torchrun"),
+        (FullRecipe(), 2, "--shard is for --method lora"),
+        (LoraRecipe(dora=True), 2, "does not go with --dora"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_said(recipe: LoraRecipe | FullRecipe, size: int, said: str) -> None:
+    check_sharding(recipe, Team(size))
+    with pytest.raises(ConfigError, match=said):
+        check_sharding(recipe, Team(size, shards=True))
