@@ -23,6 +23,7 @@ from advisor.evidence import (
     harm,
     represent,
     side,
+    turned_wrong,
 )
 from advisor.outcomes import OutcomeTable
 from advisor.quantities import best_of, both_family, knowledge_family, prompting, singles
@@ -107,6 +108,19 @@ class Case:
         return out
 
     @cached_property
+    def follows_junk(self) -> dict[str, str]:
+        """Wrong-passage arms that turn answers of the base wrong; a refusal there is what one wants, so none is counted."""
+        out: dict[str, str] = {}
+        for arm in (arm for arm in self.against_closed if arms.family(arm) == arms.WRONG_PASSAGE):
+            misled = turned_wrong(self.table, arm, self.closed.ship)
+            if misled is not None and misled.low > self.settings.harm_allowed:
+                out[arm] = (
+                    f"{arm} turns {misled.value:.0%} of the items wrong (95 % interval {misled.low:.0%} to "
+                    f"{misled.high:.0%}, n = {misled.n}): the model follows a passage that lacks the answer."
+                )
+        return out
+
+    @cached_property
     def barred(self) -> dict[str, str]:
         """Arms that exceed a hard limit on latency or price, and why."""
         limits = self.settings.constraints
@@ -161,6 +175,13 @@ class Case:
         }
 
     @cached_property
+    def combined(self) -> str | None:
+        """The family of both that may enter the route. Gold passages stand in only where our own were not measured:
+        a combination that is harmful or over a limit with our own passages is not shipped on the word of gold ones."""
+        family = both_family(self.measured)
+        return family if family in self.allowed else None
+
+    @cached_property
     def questions(self) -> list[Key]:
         """The four questions that Holm ranges over: does the prompt, do demonstrations, does knowledge, does tuning gain?"""
         knowledge = knowledge_family(self.measured)
@@ -213,7 +234,7 @@ class Case:
         best_prompting = best_of(self.allowed, prompting(self.allowed))
         if self.gains((arms.TUNE, "correct")) and best_prompting != arms.CLOSED:
             wanted["tune", (arms.TUNE, "correct")] = best_prompting
-        both = both_family(self.allowed)
+        both = self.combined
         if both is not None and self.gains((both, "correct")) and self.rival_of_both is not None:
             wanted["both", (both, "correct")] = self.rival_of_both
         found = {

@@ -217,6 +217,18 @@ def harm(table: OutcomeTable, arm: str, base: str, measure: Measure = "correct")
     return share(broken[both].astype(float), _clusters(table, both))
 
 
+def turned_wrong(table: OutcomeTable, arm: str, base: str) -> Estimate | None:
+    """Share of items that `arm` has wrong, not refused, and `base` has right or refuses; None as for `harm`."""
+    if not table.paired or table.graded:
+        return None
+    here, there = table.arms[arm], table.arms[base]
+    both = ~np.isnan(here.correct) & ~np.isnan(there.correct)
+    if not both.any():
+        return None
+    misled = (here.outcome == WRONG) & (there.outcome != WRONG)
+    return share(misled[both].astype(float), _clusters(table, both))
+
+
 def doubt(table: OutcomeTable, a: Side, b: Side, measure: Measure = "correct") -> float:
     """Chance that `a` does nothing beyond `b`, before delta is asked for.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from advisor import arm_names as arms
 from advisor.case import Case, Key
 from advisor.evidence import Measure, at_least, doubt, rate
-from advisor.quantities import both_family, compare_rate, prompting, singles
+from advisor.quantities import compare_rate, prompting, singles
 from advisor.rule import Findings
 
 NEAR_TARGET = 2
@@ -46,7 +46,7 @@ def tested(case: Case) -> Findings:
             return False
         return at_least(rival.gain.value, delta) and rival.p_gain <= AHEAD
 
-    combined = both_family(case.allowed)
+    combined = case.combined
     base = rate(case.table, case.closed.ship)
     # Meeting the target on 8 of 8 is no evidence: the lower limit must come near it too.
     meets = at_least(base.value, target) and at_least(base.low, target - NEAR_TARGET * delta)
@@ -97,7 +97,7 @@ def drawn(case: Case) -> Findings:
     if arms.TUNE in case.allowed:
         prompted = prompting(case.allowed)
         tune = _gains_over(case, arms.TUNE, prompted, np.argmax([correct[f] for f in prompted], axis=0), "correct")
-    combined, both = both_family(case.allowed), no
+    combined, both = case.combined, no
     if combined is not None and case.rival_of_both is not None:
         rivals = singles(case.measured)
         both = _gains_over(case, combined, rivals, np.argmax([correct[f] for f in rivals], axis=0), "correct")

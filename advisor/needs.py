@@ -48,6 +48,14 @@ def needs(case: Case, route: Route, ready: bool | None) -> list[Need]:
             else "no retrieval arm was measured; gold passages (or documents that hold the answers) would show whether knowledge is missing"
         )
         found.append(Need("arm:oracle", items, why))
+    elif route in ("prompt", "few-shot", "tune") and own and not oracle and not _own_gains(case):
+        found.append(
+            Need(
+                "arm:oracle",
+                items,
+                "our own retriever gains too little, which settles nothing about knowledge; answer the items with their gold passages",
+            )
+        )
     if route in ("rag", "rag+tune") and not own:
         found.append(
             Need(
@@ -131,7 +139,7 @@ def _items_to_show(gate: Comparison, case: Case, alpha: float) -> int:
         (float(-ndtri(alpha / 2)) * math.sqrt(spread) + float(ndtri(POWER)) * math.sqrt(max(spread - gain**2, 0))) ** 2
         / gain**2
     )
-    lost = round((spread - gain) / 2, 3)
+    lost = min(round((spread - gain) / 2, 3), (1 - gain) / 2)
     if gate.paired and not case.table.graded and n < _EXACT_BELOW and gain + 2 * lost <= 1:
         return items_needed(round(100 * gain, 1), lost, POWER, alpha)
     return n
@@ -180,6 +188,10 @@ def _passages_lead(case: Case, route: Route) -> str | None:
         f"gold passages gain {100 * over.gain.value:.1f} points over {case.measured[family].name}, our retriever does not; "
         "mend retrieval and measure again"
     )
+
+
+def _own_gains(case: Case) -> bool:
+    return case.gains((arms.RETRIEVED, "content")) or case.gains((arms.RETRIEVED, "correct"))
 
 
 def _both_in_question(case: Case, route: Route) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,8 @@ def read_totals(name: str, value: Any, path: Path | str | None) -> Totals:
     if n == 0 and error == 0:
         raise DataError(f'{where}: "n" is 0; an arm without items has no rate, leave it out', path)
     # `n` may or may not count the failed calls; the other counts tell which.
-    counted = n - error if wrong is None or given is None or given + wrong + refused + error <= n else n
-    if counted < 0:
-        raise DataError(f'{where}: "error" is {error}, more than n = {n}', path)
+    apart = error > n or (wrong is not None and given is not None and given + wrong + refused + error > n)
+    counted = n if apart else n - error
     correct = given if given is not None else (score or 0.0) * counted
     if correct + refused + (wrong or 0) > counted + 1e-9:
         raise DataError(
@@ -115,7 +115,14 @@ def as_name(value: Any, key: str, path: Path | str | None, line: int | None) -> 
     """An item, arm or cluster as text; numbers are accepted."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise DataError(f'"{key}" must be a string or a number, got {short(value)}', path, line)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise DataError(f'"{key}" must be a string or a number, got {short(value)}', path, line)
+        # 7.0 is 7: a table that went through pandas has floats for whole numbers in some arms.
+        value = int(value) if value.is_integer() else value
     text = str(value).strip()
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f'"{key}" holds half a character (a lone surrogate): {text[:40]!a}', path, line)
     if not text:
         raise DataError(f'"{key}" is empty', path, line)
     return text
@@ -133,7 +140,7 @@ def _number(
     if value is None:
         return None
     prefix = f"{where}: " if where else ""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < sys.float_info.max:
         raise DataError(f'{prefix}"{key}" must be a number, got {short(value)}', path, line)
     if not 0 <= value <= highest:
         hint = f"; write {value / 100:g}, not {value:g} (per cent)" if highest == 1 and 1 < value <= 100 else ""

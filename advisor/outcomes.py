@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,9 +112,12 @@ class OutcomeTable:
             )
         if not document["arms"]:
             raise DataError('"arms" is empty; give at least the arm "closed"', path)
-        totals = {
-            as_name(name, "arm", path, None): read_totals(name, value, path) for name, value in document["arms"].items()
-        }
+        totals: dict[str, Totals] = {}
+        for given, value in document["arms"].items():
+            name = as_name(given, "arm", path, None)
+            if name in totals:
+                raise DataError(f"arm {name!r} stands twice; keep one of the two", path)
+            totals[name] = read_totals(name, value, path)
         return cls((), {}, totals, None, False, str(document.get("metric", "accuracy")), False)
 
 
@@ -126,8 +130,8 @@ def read_outcomes(path: Path | str) -> OutcomeTable:
     source = "<stdin>" if str(path) == "-" else str(path)
     text = _read_text(Path(path), source)
     try:
-        document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        document = json.loads(text, object_pairs_hook=partial(_unique, source))
+    except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict) and not {"item", "arm", "outcome"} & set(document):
         return OutcomeTable.from_totals(document, source)
@@ -136,6 +140,16 @@ def read_outcomes(path: Path | str) -> OutcomeTable:
     else:
         lines, values = _parse_lines(text, source)
     return _assemble([read_row(value, source, line) for line, value in zip(lines, values, strict=True)], source, lines)
+
+
+def _unique(source: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises DataError: a key stands twice; Python's reader would keep the last and say nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{short(twice)} stands twice in one object; keep one of the two", source)
+    return found
 
 
 def _read_text(path: Path, source: str) -> str:
@@ -163,7 +177,7 @@ def _parse_lines(text: str, source: str) -> tuple[list[int], list[Any]]:
             continue
         try:
             values.append(json.loads(line))
-        except (json.JSONDecodeError, RecursionError) as exc:
+        except (ValueError, RecursionError) as exc:
             hint = "" if values else "; decide reads JSONL rows or one JSON object of totals"
             raise DataError(f"not JSON ({exc}): {short(line.strip())}{hint}", source, number) from exc
         lines.append(number)

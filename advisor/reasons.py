@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from advisor import arm_names as arms
 from advisor.case import Case, points
 from advisor.evidence import Comparison, Measure, rate
 from advisor.findings import tested
-from advisor.quantities import Quantities, both_family
+from advisor.quantities import Quantities
 from advisor.rule import Route
 from core.power import detectable_points
 from core.stats import Estimate
@@ -44,6 +45,8 @@ def reasons(
         out.append(
             f"Declared as {', '.join(settings.must_retrieve)}: only retrieval can keep that, whatever the rates."
         )
+    if case.gates:
+        out.append(_what_n_shows(case))
     decisive = _decisive(case, route)
     out += [_gain_sentence(comparison, case) for comparison in decisive]
     if (behind := _unproven_rival(case, route)) is not None:
@@ -67,8 +70,6 @@ def reasons(
             else "these arms alone cannot tell which route is right, however many items they answer"
         )
         out.append(f"Undecided: no remedy is shown to gain, and not all are ruled out; {found_leading}.")
-    if case.gates:
-        out.append(_what_n_shows(case))
     told = {(c.arm, c.against, c.measure) for c in decisive}
     for gate in case.gates.values():
         if (gate.arm, gate.against, gate.measure) not in told:
@@ -111,7 +112,8 @@ def warnings(case: Case, route: Route, ready: bool | None, realised: Estimate | 
         )
     if case.closed_arm is None:
         return out
-    out += [Notice("harm", text) for text in case.harmful.values()]
+    out += _unknown_arms(table.names)
+    out += [Notice("harm", text) for text in [*case.harmful.values(), *case.follows_junk.values()]]
     out += [Notice("constraint", text) for text in case.barred.values()]
     out += _constraint_warnings(case)
     if ready is False:
@@ -132,9 +134,19 @@ def warnings(case: Case, route: Route, ready: bool | None, realised: Estimate | 
     return out
 
 
+def _unknown_arms(names: Sequence[str]) -> list[Notice]:
+    """Arms that the method does not know, with the name that may have been meant."""
+    out = []
+    for name in (n for n in names if arms.family(n) not in arms.FAMILIES):
+        near = get_close_matches(arms.family(name).strip().lower().replace("-", "_"), arms.FAMILIES, n=1, cutoff=0.8)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        out.append(Notice("unknown_arm", f"{name} is no arm of the method: it is shown and enters no route{hint}"))
+    return out
+
+
 def _decisive(case: Case, route: Route) -> list[Comparison]:
     """The comparisons that the route rests on."""
-    both = both_family(case.allowed)
+    both = case.combined
     keys: dict[str, list[tuple[str, Measure]]] = {
         "prompt": [(arms.PROMPT, "correct")],
         "few-shot": [(arms.FEW_SHOT, "correct")],

@@ -22,7 +22,7 @@ from advisor import arm_names as arms
 from advisor.case import SHARE_OF_ITEMS, Case, Key
 from advisor.evidence import TYPICAL_GAIN, Comparison, Side, at_least, compare, rate, side
 from advisor.findings import NEAR_TARGET, tested
-from advisor.quantities import READY_SHARE, both_family
+from advisor.quantities import READY_SHARE
 from advisor.rule import ROUTES, Route, choose
 from core.stats import paired_difference
 
@@ -99,7 +99,7 @@ def _leader(case: Case, route: Route) -> str | None:
         "few-shot": arms.FEW_SHOT,
         "rag": case.rag_arm or arms.ORACLE,
         "tune": arms.TUNE,
-        "rag+tune": both_family(case.allowed) or arms.TUNE_RETRIEVED,
+        "rag+tune": case.combined or arms.TUNE_RETRIEVED,
     }
     if route in families:
         return families[route]

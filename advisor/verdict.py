@@ -13,7 +13,7 @@ from advisor.evidence import Comparison, at_least, compare, rate
 from advisor.findings import drawn, tested
 from advisor.needs import Need, needs
 from advisor.outcomes import OutcomeTable
-from advisor.quantities import READY_SHARE, Quantities, best_of, both_family, quantities
+from advisor.quantities import READY_SHARE, Quantities, best_of, quantities
 from advisor.reasons import Notice, reasons, warnings
 from advisor.rule import ROUTES, ArmCost, DecisionSettings, Route, choose
 from core.stats import Estimate
@@ -118,7 +118,7 @@ def _by_constraint(case: Case, route: Route) -> float:
 def _ready(case: Case, route: Route, realised: Estimate | None) -> bool | None:
     if route not in ("rag", "rag+tune"):
         return None
-    if route == "rag+tune" and both_family(case.allowed) == arms.TUNE_RETRIEVED:
+    if route == "rag+tune" and case.combined == arms.TUNE_RETRIEVED:
         return True
     if arms.RETRIEVED not in case.measured:
         return None
@@ -133,7 +133,7 @@ def _ready(case: Case, route: Route, realised: Estimate | None) -> bool | None:
 
 
 def _method(case: Case, route: Route) -> Literal["lora", "head"] | None:
-    family = {"tune": arms.TUNE, "rag+tune": both_family(case.allowed)}.get(route)
+    family = {"tune": arms.TUNE, "rag+tune": case.combined}.get(route)
     if family is None:
         return None
     return "head" if arms.tuning_method(case.measured[family].ship) == "head" else "lora"
@@ -146,7 +146,7 @@ def _route_arm(case: Case, route: Route) -> str | None:
         "few-shot": arms.FEW_SHOT,
         "rag": case.rag_arm,
         "tune": arms.TUNE,
-        "rag+tune": both_family(case.allowed),
+        "rag+tune": case.combined,
     }.get(route)
     if family is None:
         others = [f for f in case.measured if f != arms.CLOSED]
@@ -223,5 +223,5 @@ def _without_base(case: Case) -> Verdict:
         comparisons=[],
         needs=[Need("arm:closed", None, why)],
         warnings=warnings(case, "undecided", None, None),
-        reasons=[f"Undecided: {why}."],
+        reasons=[f"Undecided: {why}. The target is {case.settings.target:.0%}."],
     )

@@ -48,7 +48,7 @@ def render(verdict: Verdict) -> RenderableType:
     facts.append(f"delta {100 * verdict.delta:g} points")
     parts: list[RenderableType] = [
         Panel(Text.assemble(head, "\n", ", ".join(facts)), border_style=colour),
-        *(Text(f"- {reason}") for reason in verdict.reasons[:4]),
+        *(Text(f"- {reason}") for reason in verdict.reasons[:5]),
         _arms(verdict),
     ]
     if verdict.comparisons:

@@ -144,3 +144,49 @@ def test_deciding_imports_no_heavy_library(totals: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, totals], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"arms": {"closed": {"n": 1' + 400 * "0" + ', "correct": 3}}}', '"n" must be a number'),
+        ('{"item": 1' + 5000 * "0" + ', "arm": "closed", "outcome": "wrong"}', "odd.json:1: not JSON"),
+        ('{"item": 1, "arm": "\\ud800", "outcome": "wrong"}', '"arm" holds half a character'),
+        ('{"item": NaN, "arm": "closed", "outcome": "wrong"}', '"item" must be a string or a number'),
+        ('{"arms": {"closed": {"n": 9, "correct": 3}, "closed": {"n": 9, "correct": 9}}}', "'closed' stands twice"),
+        ('{"arms": {"closed": {"n": 9, "correct": 3}, " closed": {"n": 9, "correct": 9}}}', "'closed' stands twice"),
+    ],
+    ids=[
+        "400 digits",
+        "5000 digits",
+        "half a character",
+        "an id that is no number",
+        "an arm twice",
+        "and with a blank",
+    ],
+)
+def test_odd_values_are_one_line_and_exit_2(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(content)
+    assert main(["decide", str(path), "--json"]) == 2
+    found = capsys.readouterr()
+    assert message in found.err
+    assert found.err.count("\n") == 1
+    assert found.out == ""
+
+
+def test_what_n_can_show_is_on_the_first_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    rates = {"closed": 20, "few_shot": 20, "oracle": 80, "retrieved": 70}
+    path.write_text(
+        "".join(
+            json.dumps({"item": i, "arm": arm, "outcome": "correct" if i < right else "wrong"}) + "\n"
+            for arm, right in rates.items()
+            for i in range(100)
+        )
+    )
+    assert main(["decide", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert out.index("100 items can show a gain of 15 points") < out.index("Arms")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from advisor.outcome_rows import read_row
 from advisor.outcomes import OutcomeRow, OutcomeTable
 from advisor.rule import ROUTES, ArmCost
 from advisor.verdict import DecisionSettings, Verdict, decide
@@ -456,3 +457,50 @@ def test_any_table_gets_a_verdict_of_the_contract(patterns: list[str], clustered
     assert (verdict["method"] is not None) == (verdict["route"] in ("tune", "rag+tune"))
     if verdict["route"] in ("rag", "tune", "rag+tune", "prompt", "few-shot"):
         assert any(c["p_holm"] <= 0.05 for c in verdict["comparisons"])
+
+
+@pytest.mark.parametrize("own", ["W", "C"], ids=["harmful", "too slow"])
+def test_both_on_gold_passages_does_not_speak_for_both_on_our_own(own: str) -> None:
+    arms_ = ["closed", "oracle", "tune", "tune_retrieved", "tune_oracle"]
+    blocks = {f"CCC{own}C": 30, f"WCW{own}C": 20, f"WWC{own}C": 20, f"WWW{own}C": 10, "WWWWW": 20}
+    made = [
+        OutcomeRow(r.item, r.arm, r.outcome, latency_s=3.0 if r.arm == "tune_retrieved" else 0.1)
+        for r in rows(arms_, blocks)
+    ]
+    verdict = decide(OutcomeTable.from_rows(made), DecisionSettings(constraints=Constraints(latency_ms=500)))
+    assert verdict.route in ("rag", "tune")
+
+
+@pytest.mark.parametrize(("arm", "route"), [("tune", "tune"), ("prompt", "prompt"), ("few_shot", "few-shot")])
+def test_a_retriever_without_gain_asks_for_the_oracle_whatever_the_route(arm: str, route: str) -> None:
+    verdict = decide(table(["closed", "retrieved", arm], {"WWC": 40, "CCC": 30, "WWW": 30}))
+    assert verdict.route == route
+    assert "arm:oracle" in {need.what for need in verdict.needs}
+
+
+@pytest.mark.parametrize(("letter", "harm"), [("W", True), ("R", False)], ids=["followed", "refused"])
+def test_following_a_wrong_passage_is_harm_and_refusing_is_not(letter: str, harm: bool) -> None:
+    blocks = {f"WC{letter}": 40, f"CC{letter}": 35, f"WW{letter}": 25}
+    verdict = decide(table(["closed", "oracle", "wrong_passage"], blocks))
+    assert verdict.route == "rag"
+    assert ("harm" in {warning.code for warning in verdict.warnings}) is harm
+
+
+def test_an_arm_with_a_name_like_one_of_the_method_is_asked_about() -> None:
+    verdict = decide(table(["closed", "few-shot"], {"WC": 40, "CC": 30, "WW": 30}))
+    assert [w.text for w in verdict.warnings if w.code == "unknown_arm"] == [
+        "few-shot is no arm of the method: it is shown and enters no route; did you mean few_shot?"
+    ]
+
+
+def test_whole_numbers_written_as_floats_are_the_same_items() -> None:
+    made = [read_row({"item": i, "arm": "closed", "outcome": "wrong"}, "x", i) for i in range(20)]
+    made += [read_row({"item": float(i), "arm": "oracle", "outcome": "correct"}, "x", i) for i in range(20)]
+    assert decide(OutcomeTable.from_rows(made)).comparisons[0].gain.n == 20
+
+
+def test_totals_of_an_arm_whose_every_call_failed() -> None:
+    document = {"arms": {"closed": {"n": 50, "correct": 20}, "oracle": {"n": 0, "correct": 0, "error": 50}}}
+    verdict = decide(OutcomeTable.from_totals(document))
+    assert (verdict.route, verdict.arms["oracle"].error) == ("undecided", 50)
+    assert "arm_failed" in {warning.code for warning in verdict.warnings}
