@@ -7,6 +7,7 @@ general words, and the server's log has the rest, under the same request id.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -210,7 +211,16 @@ _KINDS = (
 
 def _most_telling(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The deepest error: a union reports one for each of its members, and the member that was meant got farthest."""
-    return max(errors, key=lambda e: len(e["loc"]) if e["loc"] else 0)
+    first = max(errors, key=lambda e: len(e["loc"]) if e["loc"] else 0)
+    if first["type"] != "literal_error":
+        return first
+    # Of a number or a word, what is wrong with the number says more than that it is not the word.
+    beside = (
+        e
+        for e in errors
+        if e["loc"][:-1] == first["loc"][:-1] and str(e["loc"][-1]).startswith(("constrained", "int", "float"))
+    )
+    return next(beside, first)
 
 
 def _param(loc: Sequence[int | str]) -> str:
@@ -221,7 +231,7 @@ def _param(loc: Sequence[int | str]) -> str:
             text += f"[{part}]"
         elif not text:
             text = part  # a field, also where a member of a union has its name: `user`
-        elif part not in _UNION_MEMBERS and part != "[key]":
+        elif part not in _UNION_MEMBERS and part != "[key]" and not _UNNAMED_MEMBER.match(part):
             text += f".{part}"
     return text
 
@@ -233,6 +243,9 @@ _UNION_MEMBERS = frozenset(
     )
 )
 """Parts of pydantic's location that name a member of a union rather than a field."""
+
+_UNNAMED_MEMBER = re.compile(r"(function-\w+|literal|list|constrained-\w+|nullable)\[.*\]$|constrained-\w+$", re.DOTALL)
+"""As pydantic names a member that has no name: by its validators, addresses in memory included."""
 
 
 def _plain(message: str) -> str:

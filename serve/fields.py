@@ -38,6 +38,14 @@ def _are_ids(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(i) is int and 0 <= i < 2**31 for i in value)
 
 
+def refuse_in_part(part: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raises for the first field of a content part that would be ignored."""
+    for key in part:
+        if key not in known:
+            text = "has a text part with the field '{key}', which is not supported"
+            raise PydanticCustomError("unsupported_value", text, {"key": str(key)[:40]})
+
+
 def _joined(content: Any) -> Any:
     """Text parts as one string, a line each. Other parts are refused by their type."""
     if not isinstance(content, list):
@@ -45,15 +53,14 @@ def _joined(content: Any) -> Any:
     texts = []
     for part in content:
         if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-            raise PydanticCustomError(
-                "value_error", "must be a string, or parts like {{'type': 'text', 'text': '...'}}"
-            )
+            raise PydanticCustomError("value_error", "must be a string, or parts like {'type': 'text', 'text': '...'}")
         if part["type"] != "text":
             raise PydanticCustomError(
                 "unsupported_value", "has a part of type '{kind}'; only text is supported", {"kind": part["type"][:40]}
             )
         if not isinstance(part.get("text"), str):
             raise PydanticCustomError("value_error", "has a text part without a 'text' string")
+        refuse_in_part(part, ("type", "text", "prompt_cache_breakpoint"))
         texts.append(part["text"])
     if not texts:
         raise PydanticCustomError("value_error", "must not be an empty list")

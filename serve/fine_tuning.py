@@ -127,7 +127,7 @@ class FineTuning:
             "id": job.id,
             "object": "fine_tuning.job",
             "created_at": job.created_at,
-            "finished_at": job.finished_at if job.state == "succeeded" else None,
+            "finished_at": job.finished_at,
             "model": public_name(spec["base_model"]),
             "fine_tuned_model": result.get("fine_tuned_model"),
             "organization_id": "tunefork",

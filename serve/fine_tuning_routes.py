@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, model_validator
 
 from core.models import remote, starter
-from serve.catalog import Catalog, UnknownModel
+from serve.access import caller_of, may_see
+from serve.catalog import Catalog, Entry, UnknownModel
 from serve.errors import ERRORS, ApiError
 from serve.fields import ModelName, Strict, Text, at
 from serve.files import StoredFile
@@ -257,10 +259,14 @@ def _base_model(request: Request, name: str) -> str:
     known = starter(name)
     if known is not None:
         return known.name
-    try:
+    entry: Entry | None = None
+    with suppress(UnknownModel):
         entry = catalog.entry(name)
-    except UnknownModel as exc:
-        raise ApiError(404, str(exc), param="model", code="model_not_found") from exc
+    key = caller_of(request)
+    if entry is None or (entry.use_case is not None and not may_see(key, name)):
+        # In the same words for a name that is hidden from this key as for one that is not there.
+        seen = [one.name for one in catalog.entries() if may_see(key, one.name)]
+        raise ApiError(404, str(UnknownModel(name, seen)), param="model", code="model_not_found")
     if entry.use_case is not None:
         text = f"'{name}' is a use case; name the base model to start from, as in '{entry.public_base_model}'"
         raise ApiError(400, text, param="model", code="unsupported_value")

@@ -52,7 +52,8 @@ def listing(
         "data": page,
         "first_id": _id(page[0]) if page else None,
         "last_id": _id(page[-1]) if page else None,
-        "has_more": start + len(page) < end if before is None else start > 0,
+        # What lies beyond the page in the direction that is paged: backwards only where nothing but `before` is given.
+        "has_more": start > 0 if before is not None and after is None else start + len(page) < end,
     }
 
 

@@ -10,7 +10,17 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.types import ANY_OBJECT, Message, Tool, ToolCall, ToolChoice
-from serve.fields import ModelName, OnlyFalse, Strict, Temperature, Text, TopP, at, refuse_unsupported
+from serve.fields import (
+    ModelName,
+    OnlyFalse,
+    Strict,
+    Temperature,
+    Text,
+    TopP,
+    at,
+    refuse_in_part,
+    refuse_unsupported,
+)
 from serve.schemas import MAX_MESSAGES
 from serve.store_schemas import RankingOptions
 from serve.tool_schemas import MAX_TOOLS, Name, Schema, check_enforceable, chosen
@@ -38,6 +48,7 @@ def _content(value: Any) -> Any:
             raise PydanticCustomError("unsupported_value", text, {"kind": str(kind)[:40]})
         if not isinstance(part.get("text"), str):
             raise PydanticCustomError("value_error", "has a text part without a 'text' string")
+        refuse_in_part(part, ("type", "text", "annotations", "logprobs", "prompt_cache_breakpoint"))
         texts.append(part["text"])
     if not texts:
         raise PydanticCustomError("value_error", "must not be an empty list")
@@ -169,7 +180,7 @@ def _choice(value: Any) -> Any:
         named = value.get("type") == "function" and set(value) == {"type", "name"} and isinstance(value["name"], str)
         if named or dict(value) == {"type": "file_search"}:
             return dict(value)
-    text = "must be 'none', 'auto', 'required', a function by its name, or {{'type': 'file_search'}}"
+    text = "must be 'none', 'auto', 'required', a function by its name, or {'type': 'file_search'}"
     raise PydanticCustomError("unsupported_value", text)
 
 

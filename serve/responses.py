@@ -17,6 +17,7 @@ from serve.access import caller_of, check_model
 from serve.answering import Answering, ClientGone, Documents, answering, new_id, nobody_reads, unless_gone
 from serve.catalog import Catalog, Entry, Served
 from serve.errors import ERRORS, ApiError, as_api_error
+from serve.listing import only
 from serve.response_output import Output
 from serve.response_schemas import (
     CallItem,
@@ -94,6 +95,7 @@ async def create_response(request: Request, body: ResponseRequest) -> Response:
 @router.get("/{response_id}", response_model=None, responses=_RESPONSES, operation_id="retrieve_response")
 async def retrieve_response(request: Request, response_id: str, stream: bool = False) -> Response:
     """A stored response. It cannot be streamed once more."""
+    only(request, "stream")
     if stream:
         raise ApiError(400, "'stream' is not supported here", param="stream", code="unsupported_value")
     stored = await asyncio.to_thread(_store(request).get, caller_of(request).id, response_id)
@@ -126,6 +128,7 @@ async def list_input_items(
     after: str | None = None,
 ) -> Response:
     """The items of the request that a response answered, newest first unless told."""
+    only(request, "limit", "order", "after")
     stored = await asyncio.to_thread(_store(request).get, caller_of(request).id, response_id)
     if stored is None:
         raise _unknown(response_id)
@@ -243,7 +246,7 @@ def _response(body: ResponseRequest) -> Json:
 def _tool_out(tool: Json) -> Json:
     if tool["type"] == "function":
         return {"parameters": None, **tool}
-    return {"type": tool["type"], "vector_store_ids": tool["vector_store_ids"]}
+    return {key: value for key, value in tool.items() if key != "strict"}
 
 
 def _stored(item: Item) -> Json | None:

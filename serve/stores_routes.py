@@ -49,6 +49,10 @@ FileStatus = Annotated[Literal["in_progress", "completed", "failed", "cancelled"
 def create_vector_store(request: Request, body: StoreIn) -> StoreOut:
     """A store; its files are indexed in the background."""
     services = services_of(request)
+    if caller_of(request).use_cases:
+        # It could not see what it had made.
+        text = "this key is for some use cases and vector stores only, and cannot create another"
+        raise ApiError(403, text, type_="permission_error", code="insufficient_permissions")
     files = _new_files(services, [StoreFileIn(file_id=id) for id in body.file_ids])
     days = body.expires_after.days if body.expires_after is not None else None
     id = services.stores.create(body.name, body.description, body.metadata, days, files)

@@ -289,3 +289,25 @@ def test_damaged_remedy_is_a_503_and_leaves_the_others_alone(serve: Serve, works
 def test_request_id_is_the_clients_when_sane(server: Server) -> None:
     assert httpx.get(f"{server.url}/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
     assert httpx.get(f"{server.url}/health", headers={"x-request-id": "a b"}).headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "code"),
+    [
+        ("vector_stores/vs_1/search", {"query": ""}, "query", "invalid_value"),
+        ("vector_stores/vs_1/search", {"query": ["a", ""]}, "query[1]", "invalid_value"),
+        ("vector_stores/vs_1/files", {"file_id": "f", "attributes": {"n": "x" * 513}}, "attributes.n", "invalid_value"),
+        (
+            "fine_tuning/jobs",
+            {"model": "echo", "training_file": "f", "hyperparameters": {"n_epochs": 0}},
+            "hyperparameters.n_epochs",
+            "invalid_value",
+        ),
+    ],
+)
+def test_field_that_may_be_of_several_types_is_named_without_our_validators(
+    server: Server, path: str, body: Any, param: str, code: str
+) -> None:
+    error = error_of(httpx.post(f"{server.url}/v1/{path}", json=body))
+    assert (error["param"], error["code"]) == (param, code)
+    assert "0x" not in error["message"]

@@ -163,6 +163,14 @@ def test_page_before_a_cursor_ends_next_to_it() -> None:
     assert ([item["id"] for item in page["data"]], page["has_more"]) == (["i2", "i3"], True)
 
 
+def test_page_between_two_cursors_says_whether_more_lies_between_them() -> None:
+    items = [{"id": f"i{n}"} for n in range(6)]
+    whole = listing(items, limit=5, order="asc", after="i1", before="i4")
+    first = listing(items, limit=1, order="asc", after="i1", before="i4")
+    assert ([item["id"] for item in whole["data"]], whole["has_more"]) == (["i2", "i3"], False)
+    assert ([item["id"] for item in first["data"]], first["has_more"]) == (["i2"], True)
+
+
 def test_state_of_a_newer_version_is_refused_and_of_this_one_reopened(workspace: Workspace, state: State) -> None:
     again = State(workspace.path)
     version = again.one("PRAGMA user_version")

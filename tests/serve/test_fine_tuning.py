@@ -179,8 +179,10 @@ def test_file_that_cannot_be_learnt_from_fails_the_job_with_its_line(serve: Serv
     data = rows(2) + b'\n{"messages": [{"role": "user", "content": "no answer"}]}'
     job = client.fine_tuning.jobs.create(model=BASE, training_file=upload(client, data))
     wait_until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "failed")
-    error = client.fine_tuning.jobs.retrieve(job.id).error
+    failed = client.fine_tuning.jobs.retrieve(job.id)
+    error = failed.error
     assert error is not None
+    assert failed.finished_at is not None
     assert (error.code, error.param) == ("invalid_training_file", "training_file")
     assert error.message.startswith("training.jsonl:3:")
     assert str(workspace.path) not in error.message

@@ -176,6 +176,26 @@ def test_allow_list_hides_every_other_name(serve: Serve, workspace: Workspace, s
         client.chat.completions.create(model="echo", messages=[{"role": "user", "content": "x"}])
 
 
+def test_allow_list_holds_for_what_jobs_and_stores_are_made_of(
+    serve: Serve, workspace: Workspace, store: KeyStore
+) -> None:
+    declare(workspace, "faq")
+    declare(workspace, "secret-project")
+    server = serve()
+    _, secret = store.create(scopes=["ingest", "tune"], use_cases=["faq"])
+    client = server.client(api_key=secret)
+    said = []
+    for name in ("secret-project", "secret-projects"):
+        with pytest.raises(openai.NotFoundError) as refused:
+            client.fine_tuning.jobs.create(model=name, training_file="file-1")
+        said.append(refused.value.message.replace(name, "NAME"))
+    assert said[0] == said[1]
+    assert "secret" not in said[0]
+    with pytest.raises(openai.PermissionDeniedError):
+        client.vector_stores.create(name="unseen")
+    assert server.app.state.services.stores.rows() == []
+
+
 def test_request_limit_is_429_with_openais_headers(serve: Serve, workspace: Workspace, store: KeyStore) -> None:
     declare(workspace, "faq")
     server = serve()

@@ -15,6 +15,8 @@ from core.errors import EngineError
 from core.types import Message, Request, Source, ToolCall
 from core.workspace import Workspace
 from serve.response_output import citations
+from serve.response_schemas import ResponseRequest
+from serve.responses import _response
 from tests.serve.conftest import EchoEngine, Server, declare, wait_until
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -141,6 +143,41 @@ def test_stored_response_is_got_listed_and_deleted(server: Server) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model="faq", input="on", previous_response_id=made.id)
     assert refused.value.code == "previous_response_not_found"
+
+
+def test_search_tool_comes_back_with_all_that_was_asked_of_it() -> None:
+    asked: dict[str, Any] = {
+        "type": "file_search",
+        "vector_store_ids": ["vs_1"],
+        "filters": {"type": "eq", "key": "n", "value": 3},
+        "max_num_results": 2,
+        "ranking_options": {"ranker": "auto", "score_threshold": 0.1},
+    }
+    body = ResponseRequest.model_validate({"model": "faq", "input": "hi", "tools": [asked]})
+    assert _response(body)["tools"] == [asked]
+
+
+def test_unknown_parameter_of_a_stored_response_is_refused(server: Server) -> None:
+    client = server.client()
+    made = client.responses.create(model="faq", input="hi")
+    calls: list[Any] = [client.responses.retrieve, client.responses.input_items.list]
+    for call in calls:
+        with pytest.raises(openai.BadRequestError) as refused:
+            call(made.id, include=["file_search_call.results"])
+        assert refused.value.code == "unknown_parameter"
+    with pytest.raises(openai.BadRequestError):
+        client.responses.retrieve(made.id, starting_after=1)
+
+
+def test_field_of_a_text_part_that_would_be_ignored_is_refused(server: Server) -> None:
+    client = server.client()
+    part = {"text": "hi", "cache_control": {}}
+    items: Any = [{"role": "user", "content": [{"type": "input_text", **part}]}]
+    messages: Any = [{"role": "user", "content": [{"type": "text", **part}]}]
+    with pytest.raises(openai.BadRequestError, match="cache_control"):
+        client.responses.create(model="faq", input=items)
+    with pytest.raises(openai.BadRequestError, match="cache_control"):
+        client.chat.completions.create(model="faq", messages=messages)
 
 
 def test_response_that_is_not_to_be_stored_is_not(server: Server) -> None:
