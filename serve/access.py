@@ -6,6 +6,7 @@ import math
 import re
 import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
@@ -44,6 +45,7 @@ _RULES: tuple[tuple[str, str, tuple[KeyScope, ...]], ...] = (
 closed, not open."""
 
 
+@lru_cache(maxsize=256)
 def scopes_for(method: str, path: str) -> tuple[KeyScope, ...]:
     """The scopes any of which may call this route."""
     for methods, pattern, scopes in _RULES:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -20,11 +19,11 @@ from serve.access import caller_of, check_model
 from serve.asked import Asked, asking
 from serve.catalog import Catalog, Served, UnknownModel
 from serve.errors import as_api_error, queue_full
+from serve.leaving import ClientGone, unless_gone
 from serve.metering import Meter, meter_of
 from serve.store_search import StoreDocuments
 from serve.workers import Give, QueueFull, Work, Workers
 
-T = TypeVar("T")
 RETRY_AFTER_S = 1
 
 Make = Callable[[Served, int], types.Request]
@@ -41,10 +40,6 @@ class Documents(NamedTuple):
 
     searcher: StoreDocuments
     top_k: int
-
-
-class ClientGone(Exception):
-    """The client closed the connection; nobody reads an answer any more."""
 
 
 class Answering:
@@ -75,13 +70,11 @@ class Answering:
 
     async def whole(self, request: Request) -> list[Completion]:
         """All answers in the order of their choices. Raises ClientGone when the client hangs up before."""
-        return await unless_gone(request, self._whole())
-
-    async def _whole(self) -> list[Completion]:
         ended: dict[int, Completion] = {}
-        async for index, delta in self.deltas():
-            if delta.completion is not None:
-                ended[index] = delta.completion
+        async with unless_gone(request.receive):
+            async for index, delta in self.deltas():
+                if delta.completion is not None:
+                    ended[index] = delta.completion
         return [ended[index] for index in sorted(ended)]
 
     def cancel(self) -> None:
@@ -127,7 +120,8 @@ async def answering(
     made: Answering | None = None
     try:
         pieces = work.pieces()
-        first = await unless_gone(request, _next(pieces))
+        async with unless_gone(request.receive):
+            first = await anext(pieces)
         meter.asked = asked
         made = Answering(work, first, pieces, meter)
         yield made
@@ -173,26 +167,3 @@ def _over(engine: Engine, documents: Documents) -> Engine:
     from rag.engine import RagEngine
 
     return RagEngine(engine, documents.searcher, documents.top_k)
-
-
-async def _next(pieces: AsyncIterator[T]) -> T:
-    return await anext(pieces)
-
-
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; raises ClientGone as soon as the client has hung up."""
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_hang_up(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _hang_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -9,8 +9,9 @@ from fastapi.responses import JSONResponse, Response
 
 from core import types
 from core.types import Completion
-from serve.answering import ClientGone, answering, nobody_reads
+from serve.answering import answering, nobody_reads
 from serve.catalog import Served
+from serve.leaving import ClientGone
 from serve.schemas import ChatRequest, ChatResponse, ChoiceOut, MessageOut
 from serve.streaming import (
     EventStream,

@@ -17,10 +17,11 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_va
 from core import types
 from core.errors import NotHonoured
 from core.types import Completion, Delta, Message, TokenLogprob
-from serve.answering import Answering, ClientGone, answering, nobody_reads
+from serve.answering import Answering, answering, nobody_reads
 from serve.catalog import Served
 from serve.errors import as_api_error
 from serve.fields import OnlyFalse, Text, at, texts_or_ids
+from serve.leaving import ClientGone
 from serve.schemas import MAX_CHOICES, AnsweredBy, SampledRequest, SourceOut, UsageOut, is_none
 from serve.streaming import (
     DONE,

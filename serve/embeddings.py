@@ -17,11 +17,12 @@ from core.errors import ArtifactError, ContextTooLong, TuneforkError
 from core.models import remote
 from core.settings import DEFAULT_EMBEDDING_MODEL
 from serve.access import caller_of, may_see
-from serve.answering import RETRY_AFTER_S, ClientGone, nobody_reads, unless_gone
+from serve.answering import RETRY_AFTER_S, nobody_reads
 from serve.asked import Asked
 from serve.catalog import Catalog, UnknownModel, public_name
 from serve.errors import ERRORS, ApiError, as_api_error, queue_full
 from serve.fields import ModelName, Strict, Text, texts_or_ids
+from serve.leaving import ClientGone, unless_gone
 from serve.metering import meter_of
 from serve.workers import Give, QueueFull, Work, Workers
 
@@ -106,7 +107,8 @@ async def create_embedding(request: Request, body: EmbeddingRequest) -> Response
     except QueueFull:
         raise queue_full(RETRY_AFTER_S) from None
     try:
-        made = await unless_gone(request, _only(work))
+        async with unless_gone(request.receive):
+            made = await _only(work)
     except ClientGone:
         return nobody_reads()
     except Exception as exc:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -73,7 +74,7 @@ class KeyStore:
     _stamp: tuple[int, int, int] | None = field(default=None, init=False)
     _keys: tuple[ApiKey, ...] = field(default=(), init=False)
 
-    @property
+    @cached_property
     def path(self) -> Path:
         return self.workspace / "server" / "keys.json"
 

@@ -14,9 +14,10 @@ from fastapi.responses import JSONResponse, Response
 from core import types
 from core.types import Message, Sampling
 from serve.access import caller_of, check_model
-from serve.answering import Answering, ClientGone, Documents, answering, new_id, nobody_reads, unless_gone
+from serve.answering import Answering, Documents, answering, new_id, nobody_reads
 from serve.catalog import Catalog, Entry, Served
 from serve.errors import ERRORS, ApiError, as_api_error
+from serve.leaving import ClientGone, unless_gone
 from serve.listing import only
 from serve.response_output import Output
 from serve.response_schemas import (
@@ -85,7 +86,8 @@ async def create_response(request: Request, body: ResponseRequest) -> Response:
             if body.stream:
                 answers.handed_over = True
                 return EventStream(_events(output, answers, keep, body.model), on_end=answers.cancel)
-            await unless_gone(request, _whole(output, answers))
+            async with unless_gone(request.receive):
+                await _whole(output, answers)
             await keep()
             return JSONResponse(output.response)
     except ClientGone:

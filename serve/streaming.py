@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from core.types import CallPiece, Completion, Delta, TokenLogprob, ToolCall
 from serve.answering import Answering, new_id
 from serve.errors import ERRORS, ApiError, as_api_error
+from serve.leaving import ClientGone, unless_gone
 from serve.schemas import (
     AnsweredBy,
     CallDeltaOut,
@@ -36,6 +37,9 @@ from serve.schemas import (
 DONE = b"data: [DONE]\n\n"
 
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
+
+_MARK = uuid.uuid4().hex
+"""A text that nobody sends: nobody has seen it."""
 
 
 def streamed_or_whole(model: type[BaseModel], what: str) -> dict[int | str, dict[str, Any]]:
@@ -95,7 +99,10 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            async with unless_gone(receive):
+                await self.stream_response(send)
+        except ClientGone:
+            pass
         finally:
             self._on_end()
 
@@ -143,8 +150,7 @@ async def events(head: Head, pieces: AsyncIterator[tuple[int, Delta]], include_u
 
 def differing_in_text(event: Callable[[str], bytes]) -> Callable[[str], bytes]:
     """`event`, of which only the one text in it is ever new: the rest is made once, and each time taken as it was."""
-    mark = uuid.uuid4().hex
-    before, after = event(mark).split(_quoted(mark).encode())
+    before, after = event(_MARK).split(_quoted(_MARK).encode())
     return lambda text: before + _quoted(text).encode() + after
 
 
