@@ -29,7 +29,7 @@ def quantities(table: OutcomeTable, sides: Mapping[str, Side], draws: Draws, rou
         "B": _gain(table, sides, both_family(sides), singles(sides))
         if len(singles(sides)) > len(prompting(sides))
         else None,
-        "X": _residual(table, sides),
+        "X": _residual(sides),
         "H": None if route_arm is None else harm(table, route_arm, closed.ship),
     }
 
@@ -122,7 +122,7 @@ def _gain(
     return None if found is None else found.gain
 
 
-def _residual(table: OutcomeTable, sides: Mapping[str, Side]) -> Estimate | None:
+def _residual(sides: Mapping[str, Side]) -> Estimate | None:
     if arms.ORACLE_FEW_SHOT not in sides:
         return None
     content = sides[arms.ORACLE_FEW_SHOT].content

@@ -128,7 +128,13 @@ def warnings(case: Case, route: Route, ready: bool | None, realised: Estimate | 
             if own is None
             else f"our retriever gains {points(own.gain.value)} points (interval {points(own.gain.low)} to {points(own.gain.high)})"
         )
-        out.append(Notice("retrieval_not_ready", f"{share}{gain}; mend retrieval before serving."))
+        # What was measured with our own passages may be served as it is.
+        remedy = (
+            "better retrieval would give more"
+            if route == "rag+tune" and case.combined == arms.TUNE_RETRIEVED
+            else "mend retrieval before serving"
+        )
+        out.append(Notice("retrieval_not_ready", f"{share}{gain}; {remedy}."))
     if route == "undecided" and case.gates and min(gate.gain.n for gate in case.gates.values()) < 100:
         out.append(Notice("few_items", _what_n_shows(case)))
     return out

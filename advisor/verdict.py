@@ -119,7 +119,8 @@ def _ready(case: Case, route: Route, realised: Estimate | None) -> bool | None:
     if route not in ("rag", "rag+tune"):
         return None
     if route == "rag+tune" and case.combined == arms.TUNE_RETRIEVED:
-        return True
+        # Its gain was measured with our own passages, even where retrieval alone shows none; gold ones may give more.
+        return realised is None or bool(at_least(realised.value, READY_SHARE))
     if arms.RETRIEVED not in case.measured:
         return None
     own = case.measured[arms.RETRIEVED].ship

@@ -33,8 +33,8 @@ _MEANINGS = {
 }
 
 
-def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
-    (console or Console()).print(render(verdict))
+def print_verdict(verdict: Verdict) -> None:
+    Console().print(render(verdict))
 
 
 def render(verdict: Verdict) -> RenderableType:

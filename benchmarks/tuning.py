@@ -138,15 +138,16 @@ def train(examples: Sequence[Example], dev: Sequence[Example], recipe: SettledLo
 
 
 def lora(work: Work) -> dict[str, Any]:
-    """Pilot-size LoRA: ours, the plain loop and TRL's trainer; speed and held-out score at equal rows."""
+    """Pilot-size LoRA: speed and held-out score at equal rows, of our defaults, ours with the plain loop's batches
+    (`alike`), the plain loop, and TRL's trainer."""
     import torch
 
     rows = random.Random(work.seed).sample(work.train, work.size.pilot_rows)
     base = local_folder(STARTER, MODELS)
 
-    def ours() -> dict[str, Any]:
+    def ours(**values: Any) -> dict[str, Any]:
         examples = work.examples(rows)
-        trained, figures = train(examples, [], work.recipe(len(rows)))
+        trained, figures = train(examples, [], work.recipe(len(rows), **values))
         return figures | work.score(trained.learner.causal, work.held_out())
 
     def plain() -> dict[str, Any]:
@@ -159,7 +160,12 @@ def lora(work: Work) -> dict[str, Any]:
         return figures | work.score(model.get_base_model(), work.held_out())
 
     threads = torch.get_num_threads()
-    steps = {"ours": ours, "plain": plain, "trl": trl}
+    steps: dict[str, Callable[[], dict[str, Any]]] = {
+        "ours": ours,
+        "alike": partial(ours, batch_rows=BATCH),
+        "plain": plain,
+        "trl": trl,
+    }
     found = {name: work.once(f"lora-{name}-{threads}-threads", step) for name, step in steps.items()}
     speed = {name: figures["tokens_per_s"] for name, figures in found.items()}
     return {
@@ -168,12 +174,14 @@ def lora(work: Work) -> dict[str, Any]:
         "bf16_matmul_gflops": matmul_gflops(),
         **found,
         "speedup": speed["ours"] / speed["plain"],
+        "speedup_alike": speed["alike"] / speed["plain"],
         "speedup_over_trl": speed["ours"] / speed["trl"],
     }
 
 
 def speed(work: Work) -> dict[str, Any]:
-    """Tokens/s of ours and the plain loop, step by step in turn, so that what else the machine does weighs on both alike."""
+    """Tokens/s of ours, with our batches and with the plain loop's, and of the plain loop, in turn over the same rows, so
+    that what else the machine does weighs on all alike."""
     return work.once("speed", lambda: _speed(work))
 
 
@@ -195,17 +203,22 @@ def _speed(work: Work) -> dict[str, Any]:
     losses = SupervisedModel(learner.causal, examples[0].ids[: shared_prefix(examples)])
     peer = Plain(base, recipe)
 
-    def ours(batch: list[Example]) -> None:
-        for i in range(0, len(batch), recipe.batch_rows):
-            part = batch[i : i + recipe.batch_rows]
+    def ours(batch: list[Example], batch_rows: int) -> None:
+        for i in range(0, len(batch), batch_rows):
+            part = batch[i : i + batch_rows]
             _step(losses, weights, [part], sum(e.supervised for e in part), recipe.learning_rate, recipe, Team())
 
-    rates: dict[str, list[float]] = {"ours": [], "plain": []}
+    steps: dict[str, Callable[[list[Example]], object]] = {
+        "ours": partial(ours, batch_rows=recipe.batch_rows),
+        "alike": partial(ours, batch_rows=BATCH),
+        "plain": peer.step,
+    }
+    rates: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(work.size.rounds + 2):
         at = turn * BATCH % (len(examples) - BATCH)
         batch = examples[at : at + BATCH]
         tokens = sum(len(example.ids) for example in batch)
-        for name, step in (("ours", ours), ("plain", peer.step)):
+        for name, step in steps.items():
             start = time.perf_counter()
             step(batch)
             if turn >= 2:  # the first ones warm up
@@ -214,10 +227,11 @@ def _speed(work: Work) -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "rounds": work.size.rounds,
-        "batch_rows": {"ours": recipe.batch_rows, "plain": BATCH},
+        "batch_rows": {"ours": recipe.batch_rows, "alike": BATCH, "plain": BATCH},
         "tokens_per_s_p50": medians,
         "tokens_per_s_best": {name: max(found) for name, found in rates.items()},
         "speedup": medians["ours"] / medians["plain"],
+        "speedup_alike": medians["alike"] / medians["plain"],
         "bf16_matmul_gflops": matmul_gflops(),
     }
 
@@ -275,13 +289,15 @@ def curve(work: Work) -> dict[str, Any]:
 
 
 def half_hour(work: Work) -> dict[str, Any]:
-    """LoRA on all rows for half an hour at most, the weights that did best on 100 held-out training rows."""
+    """LoRA on all rows, four times or for half an hour at most, the weights that did best on 100 held-out training rows."""
 
     def measure() -> dict[str, Any]:
         from tuning.checks import dev_split
 
         examples, dev = dev_split(work.examples(work.train), 0.1, 100, work.seed)
-        trained, figures = train(examples, dev, work.recipe(len(examples), max_seconds=work.size.lora_s))
+        trained, figures = train(
+            examples, dev, work.recipe(len(examples), epochs=work.size.epochs or 4.0, max_seconds=work.size.lora_s)
+        )
         best = {"best_step": trained.progress.best_step, "stopped": trained.progress.stopped}
         return figures | best | work.score(trained.learner.causal, work.held_out())
 

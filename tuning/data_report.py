@@ -99,7 +99,7 @@ def check_training_data(
     method: Method = {HeadRecipe: "head", FullRecipe: "full", LoraRecipe: "lora"}[type(recipe)]  # type: ignore[assignment]
     # What the chat check has named already is not told again in the reader's words.
     named = {line for f in found if f.severity == "error" for line in lines_of(records, f.code)}
-    found += _unusable([fault for fault in faults if fault.line not in named], len(records), path)
+    found += _unusable([fault for fault in faults if fault.line not in named], len(records))
     task = recipe.task if isinstance(recipe, HeadRecipe) else "single"
     labels_in = labels_of if task == "multi" else one_label
     counts = Counter(label for row in rows for label in dict.fromkeys(labels_in(row.output)))
@@ -209,7 +209,7 @@ def _facts(rows: Sequence[Row]) -> tuple[float | None, list[Finding]]:
     return share, [finding("fact_teaching", text, [row.line for row in judged if row.id in taught])]
 
 
-def _unusable(faults: Sequence[Fault], total: int, path: Path) -> list[Finding]:
+def _unusable(faults: Sequence[Fault], total: int) -> list[Finding]:
     """The reader's own complaints, alike ones together."""
     kinds: dict[str, list[Fault]] = {}
     for fault in faults:

@@ -7,9 +7,8 @@ from typing import Any
 
 from core.files import read_json
 
-VLLM_RANK = 16
-"""vLLM's --max-lora-rank unless told otherwise; `tunefork serve --engine vllm` sets it from the adapters."""
 VLLM_MOST = 512
+"""The highest rank that vLLM serves; `tunefork serve --engine vllm` sets its --max-lora-rank from the adapters."""
 UNSERVABLE = "this adapter cannot be served as it is"
 _MERGE = "merge it into a full model to serve it (tunefork export NAME --merge PATH)"
 
@@ -36,11 +35,3 @@ def lint_adapter(folder: Path) -> list[str]:
     if pickles:
         found.append(f"it holds {pickles[0]}, a pickle, which is refused")
     return found
-
-
-def vllm_flags(folder: Path) -> list[str]:
-    """Flags that `vllm serve` needs beside --enable-lora for the adapter in `folder`."""
-    config: dict[str, Any] = read_json(folder / "adapter_config.json")
-    rank = max([int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values())])
-    allowed = next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), VLLM_MOST)
-    return ["--max-lora-rank", str(allowed)] if allowed > VLLM_RANK else []

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from core.errors import ArtifactError, ConfigError
-from core.files import sha256_text, staged_folder, write_json
+from core.files import staged_folder, write_json
 from tuning.adapters import check_base
 from tuning.examples import TrainingTokenizer
 from tuning.general import ITEMS, general_set
@@ -83,11 +83,6 @@ def copy_model(model: Path, target: Path) -> None:
         raise ConfigError(f"{target}: is there already; name a new folder")
     with staged_folder(target) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
-
-
-def template_hash(folder: Path) -> str:
-    """SHA-256 of the chat template of the model in `folder`."""
-    return sha256_text(TrainingTokenizer(folder).template)
 
 
 def _probes(base: Path) -> list[torch.Tensor]:

@@ -222,6 +222,18 @@ CASES = [
         arm="tune_retrieved",
     ),
     Case(
+        "both gain with our own passages, and gold ones would give more",
+        blocks(
+            ["closed", "oracle", "retrieved", "tune", "tune_retrieved"],
+            {"CCCCC": 20, "WCCWC": 10, "WCWWC": 40, "WWWWW": 30},
+        ),
+        *("rag+tune", False),
+        method="lora",
+        arm="tune_retrieved",
+        warned=codes("retrieval_not_ready"),
+        needs=codes("documents"),
+    ),
+    Case(
         "both equal retrieval: retrieval",
         blocks(["closed", "retrieved", "tune", "tune_retrieved"], {"CCCC": 20, "WCWC": 40, "WWWC": 1, "WWWW": 39}),
         *("rag", True),

@@ -20,7 +20,7 @@ from core.workspace import Workspace
 from tuning.adapters import load_origin
 from tuning.examples import TrainingTokenizer
 from tuning.gguf_export import export_adapter, export_model, interleaved
-from tuning.lint import lint_adapter, vllm_flags
+from tuning.lint import lint_adapter
 from tuning.merge import merge_adapter
 from tuning.recipe import LoraRecipe
 from tuning.train import train_lora
@@ -143,7 +143,6 @@ def test_dora_can_be_merged_and_is_said_not_to_be_servable(
 
 def test_a_plain_adapter_has_nothing_against_it(adapter: Path) -> None:
     assert lint_adapter(adapter) == []
-    assert vllm_flags(adapter) == []
 
 
 def test_what_vllm_refuses_is_named(adapter: Path, tmp_path: Path) -> None:
@@ -151,8 +150,6 @@ def test_what_vllm_refuses_is_named(adapter: Path, tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(config | {"r": 1024, "modules_to_save": ["lm_head"]}))
     assert len(lint_adapter(tmp_path)) == 2
-    path.write_text(json.dumps(config | {"r": 40}))
-    assert vllm_flags(tmp_path) == ["--max-lora-rank", "64"]
 
 
 @pytest.fixture
