@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import ipaddress
 import signal
 import socket
@@ -113,6 +114,10 @@ def run_server(
     failed: list[TuneforkError] = []
 
     def warm() -> None:
+        # What is there before the first engine stays to the end. A full collection holds up every request while it walks
+        # that, for a tenth of a second; an engine must stay collectable, for a newer version may take its place.
+        gc.collect()
+        gc.freeze()
         opened, errors = open_all(catalog)
         if server.should_exit:
             return
