@@ -24,6 +24,8 @@ Floats = NDArray[np.float64]
 
 DRAWS = 2000
 """Bootstrap draws: the 2.5 % quantile is then known to about 0.35 points of probability."""
+RESAMPLED = 4
+"""Fewest units whose resamples tell a spread."""
 SIGN_FLIPS = 9999
 
 TOP = 0.975
@@ -163,7 +165,8 @@ def paired_bootstrap(
 
     Studentised (bootstrap-t), because the plain percentile interval covers too
     rarely at the 30 to 100 items an eval set has. Differences that are all equal have
-    no spread to resample; they get the paired score interval's width instead of none.
+    no spread to resample, and a tenth of the draws of three units have none; they get the
+    paired score interval's width instead.
 
     Raises:
         DataError: no items, or arrays of different lengths.
@@ -175,16 +178,21 @@ def paired_bootstrap(
     mean = float(difference.mean())
     groups = sums.size
     error = _ratio_error(sums, sizes)
-    if groups < 2 or error < 1e-12:
+    if groups < RESAMPLED or error < 1e-12:
         half = Z**2 / (groups + Z**2)
         return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), n)
-    columns = np.stack([sums, sizes, sums * sums, sums * sizes, sizes * sizes], axis=1)
-    total, count, squares, cross, counts2 = (resamples(groups) @ columns).T
-    means = total / count
-    spread = np.sqrt(np.maximum(squares - 2 * means * cross + means**2 * counts2, 0) * groups / (groups - 1)) / count
+    # Around the mean and in units of the largest rest single precision loses nothing, and takes a fifth of the time.
+    rest = sums - mean * sizes
+    unit = float(np.abs(rest).max())
+    rest = rest / unit
+    columns = np.stack([rest, sizes, rest * rest, rest * sizes, sizes * sizes], axis=1)
+    columns = columns.astype(np.float32 if groups > 1000 else np.float64)
+    total, count, squares, cross, counts2 = (resamples(groups) @ columns).T.astype(np.float64)
+    off = total / count
+    spread = np.sqrt(np.maximum(squares - 2 * off * cross + off**2 * counts2, 0) * groups / (groups - 1)) / count
     # A draw without spread says nothing about t; it is rare beyond a handful of items.
-    told = spread > 1e-12
-    t = (means[told] - mean) / spread[told]
+    told = unit * spread > 1e-4 * error
+    t = off[told] / spread[told]
     above, below = np.quantile(t, [TOP, 1 - TOP]) if t.size else (Z, -Z)
     return Estimate(mean, max(-1.0, mean - float(above) * error), min(1.0, mean - float(below) * error), n)
 

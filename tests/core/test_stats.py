@@ -177,6 +177,22 @@ def test_bootstrap_of_equal_differences_keeps_a_width() -> None:
     assert found.high > 0.2
 
 
+@pytest.mark.parametrize("clusters", [2, 3])
+def test_a_few_clusters_tell_no_narrow_interval(clusters: int) -> None:
+    rng = np.random.default_rng(5)
+    found = paired_bootstrap(rng.random(60), rng.random(60) * 0.5, np.arange(60) % clusters)
+    assert found.low < 0 < found.high
+
+
+def test_the_bootstrap_of_many_items_is_as_exact_as_of_few() -> None:
+    rng = np.random.default_rng(6)
+    b = rng.random(2000) * 0.4
+    a = b + 0.5 + 1e-4 * rng.normal(size=2000)
+    expected = sp.ttest_rel(a, b).confidence_interval()
+    found = paired_bootstrap(a, b)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=4e-7)
+
+
 def test_sign_flip_p_is_close_to_the_t_test_and_respects_clusters() -> None:
     rng = np.random.default_rng(5)
     a, b = rng.random(80), rng.random(80) - 0.1
