@@ -19,6 +19,11 @@ def _valid_text(value: str) -> str:
 
 Text = Annotated[str, AfterValidator(_valid_text)]
 
+Metadata = Annotated[
+    dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=512)]], Field(max_length=16)
+]
+"""Labels of the caller's own: 16 at most, as OpenAI has it."""
+
 
 def texts_or_ids(value: Any, most: int, what: str) -> list[str | list[int]]:
     """A text, texts, token ids, or lists of them, as a list of at most `most`; `what` names them."""

@@ -13,13 +13,13 @@ from core.models import remote, starter
 from serve.access import caller_of, may_see
 from serve.catalog import Catalog, Entry, UnknownModel
 from serve.errors import ERRORS, ApiError
-from serve.fields import ModelName, Strict, Text, at
+from serve.fields import Metadata, ModelName, Strict, Text, at
 from serve.files import StoredFile
 from serve.fine_tuning import MAX_SUFFIX, Number
 from serve.jobs import Job
 from serve.listing import Cursor, Limit, listing, not_found, only
 from serve.services import Services, services_of
-from serve.store_schemas import FileId, Metadata
+from serve.store_schemas import FileId
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
 

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from core.types import ANY_OBJECT, Message, Tool, ToolCall, ToolChoice
 from serve.fields import (
+    Metadata,
     ModelName,
     OnlyFalse,
     Strict,
@@ -222,10 +223,7 @@ class ResponseRequest(Strict):
     tools: Annotated[list[ToolIn], Field(max_length=MAX_TOOLS, default_factory=list)]
     tool_choice: Annotated[Any, BeforeValidator(_choice), WithJsonSchema({"type": ["string", "object"]})] = "auto"
     parallel_tool_calls: bool = True
-    metadata: Annotated[
-        dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=512)]],
-        Field(max_length=16, default_factory=dict),
-    ]
+    metadata: Metadata = Field(default_factory=dict)
 
     # Accepted and without effect here: labels and hints for a hosted service.
     user: Text | None = None

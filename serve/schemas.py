@@ -17,6 +17,7 @@ from core.types import Message, Sampling, Tool, ToolCall, ToolChoice
 from serve.fields import (
     Bias,
     Content,
+    Metadata,
     ModelName,
     OnlyFalse,
     Penalty,
@@ -193,7 +194,7 @@ class ChatRequest(SampledRequest):
     parallel_tool_calls: bool | None = None
 
     # Accepted and without effect here: labels and hints for a hosted service.
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
     prompt_cache_options: dict[str, Any] | None = None

@@ -7,13 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from serve.fields import OnlyFalse, Strict, Text, at
+from serve.fields import Metadata, OnlyFalse, Strict, Text, at
 
 MAX_BATCH = 2000
-
-Metadata = Annotated[
-    dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=512)]], Field(max_length=16)
-]
 
 
 def _number(value: Any) -> Any:

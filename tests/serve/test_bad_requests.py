@@ -119,6 +119,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter"),
         ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+        ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "invalid_value"),
         ({"messages": []}, "messages", "invalid_value"),
         ({"messages": "hi"}, "messages", "invalid_type"),
         ({"messages": ["hi"]}, "messages[0]", "invalid_value"),
