@@ -106,6 +106,9 @@ def as_api_error(exc: Exception, model: str | None = None) -> ApiError:
         return ApiError(400, str(exc), param="messages", code="context_length_exceeded")
     log.error("%s: %s", type(exc).__name__, exc, exc_info=None if isinstance(exc, TuneforkError) else exc)
     the_model = f"the model {model!r}" if model else "the model"
+    if isinstance(exc, ArtifactError):
+        text = f"what was built for {the_model} cannot be used; the server's log says why"
+        return ApiError(503, text, type_=SERVER, code="artifact_unusable")
     if isinstance(exc, EngineTimeout):
         return ApiError(504, f"{the_model} did not answer in time; try again", type_=SERVER, code="engine_timeout")
     if isinstance(exc, EngineUnavailable):
@@ -113,9 +116,6 @@ def as_api_error(exc: Exception, model: str | None = None) -> ApiError:
         return ApiError(503, text, type_=SERVER, code="engine_unavailable")
     if isinstance(exc, EngineError):
         return ApiError(502, f"{the_model} failed on this request", type_=SERVER, code="engine_error")
-    if isinstance(exc, ArtifactError):
-        text = f"what was built for {the_model} cannot be used; the server's log says why"
-        return ApiError(503, text, type_=SERVER, code="artifact_unusable")
     if isinstance(exc, TuneforkError):
         text = f"{the_model} cannot be opened; the server's log says why"
         return ApiError(503, text, type_=SERVER, code="model_unavailable")

@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from core.engines.adapters import AdapterError
 from core.errors import ContextTooLong, EngineError, EngineTimeout, EngineUnavailable
 from core.workspace import Workspace
 from tests.serve.conftest import EchoEngine, Server, declare
@@ -241,6 +242,7 @@ def test_unknown_route_and_method(server: Server) -> None:
         (EngineUnavailable("http://10.0.0.1 /secret/path"), 503, "engine_unavailable"),
         (EngineTimeout("/secret/path"), 504, "engine_timeout"),
         (EngineError("/secret/path"), 502, "engine_error"),
+        (AdapterError("/secret/path"), 503, "artifact_unusable"),
         (ZeroDivisionError("/secret/path"), 500, "internal_error"),
     ],
 )
