@@ -169,11 +169,11 @@ def add_words(logits: Logits, words: Logits, y: Labels) -> tuple[float, Logits]:
     Args:
         words: log odds of the same rows, by words that were not fitted on them.
     """
-    scale = fit_temperature(logits, y)
+    scale = fit_temperature(logits, y, unseen=0)
     losses = {}
     for share in WORD_SHARES:
         together = logits + scale * share * words
-        losses[share] = log_loss(together / fit_temperature(together, y), y)
+        losses[share] = calibrated_loss(together, y)
     best = scale * next(share for share in WORD_SHARES if losses[share] <= min(losses.values()) + 1e-3)
     return best, logits + best * words
 
@@ -220,11 +220,12 @@ def stratified_folds(y: Labels, folds: int, seed: int) -> NDArray[np.int64]:
     return assigned
 
 
-def fit_temperature(logits: Logits, y: Labels) -> float:
+def fit_temperature(logits: Logits, y: Labels, unseen: float = 1.0) -> float:
     """The temperature with the least log loss (Guo 2017, temperature scaling), between 0.05 and 20.
 
-    One more row, right for every label alike, is counted in (as Platt 1999 does): that n rows were right does not make
-    the next one certain, and without it a head that was always right would be sure of anything.
+    Args:
+        unseen: rows, right for every label alike, that are counted in (as Platt 1999 does): that n rows were right does
+            not make the next one certain, and without it a head that was always right would be sure of anything.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
@@ -232,10 +233,15 @@ def fit_temperature(logits: Logits, y: Labels) -> float:
     def loss(log_t: float) -> float:
         likely = log_softmax(logits / np.exp(log_t), axis=1)
         n = len(y)
-        return float(-(n * likely[np.arange(n), y].mean() + likely.mean()) / (n + 1))
+        return float(-(n * likely[np.arange(n), y].mean() + unseen * likely.mean()) / (n + unseen))
 
     found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return float(np.exp(found.x))
+
+
+def calibrated_loss(logits: Logits, y: Labels) -> float:
+    """Log loss at the temperature that suits these rows best: what candidates are compared by."""
+    return log_loss(logits / fit_temperature(logits, y, unseen=0), y)
 
 
 def log_loss(logits: Logits, y: Labels) -> float:
@@ -326,10 +332,11 @@ def _choose_strength(
     def loss(strength: float) -> float:
         if strength not in seen:
             logits = _held_out(y, folds, len(labels), partial(judge, strength))[judged]
-            seen[strength] = log_loss(logits / fit_temperature(logits, y[judged]), y[judged]), logits
+            seen[strength] = calibrated_loss(logits, y[judged]), logits
         return seen[strength][0]
 
     best = climb(sorted(strengths), loss)
+    loss(best)  # a single strength was compared with none
     return best, seen[best][1]
 
 

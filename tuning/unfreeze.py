@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from core.progress import progress, say
 from tuning.device import fast_bfloat16
 from tuning.encoder import Encoder
-from tuning.head import Head, Labels, Logits, add_words, fit_head, fit_temperature, log_loss, stratified_folds
+from tuning.head import Head, Labels, Logits, add_words, calibrated_loss, fit_head, fit_temperature, stratified_folds
 from tuning.interrupt import interruptible
 from tuning.recipe import HeadRecipe
 from tuning.unfreeze_point import Point, States, load_point, save_point
@@ -246,8 +246,7 @@ def _trainable(
 
 def _stage(layers: int, way: float, logits: Logits, odds: Logits, y: Labels) -> Stage:
     words, together = add_words(logits, odds, y)
-    calibrated = together / fit_temperature(together, y)
-    return Stage(layers, int((together.argmax(axis=1) == y).sum()), way, log_loss(calibrated, y), words)
+    return Stage(layers, int((together.argmax(axis=1) == y).sum()), way, calibrated_loss(together, y), words)
 
 
 def _head(labels: tuple[str, ...], classifier: nn.Linear) -> Head:
