@@ -204,6 +204,11 @@ class Case:
         adjusted = dict(zip([key for key in self.questions if key in present], adjust(family), strict=True))
         return {key: adjusted[key] if key in adjusted else adjust_beside(family, c) for key, c in present.items()}
 
+    @property
+    def retriever_gains(self) -> bool:
+        """Our own retriever gains over the base, by content or as it is."""
+        return self.gains((arms.RETRIEVED, "content")) or self.gains((arms.RETRIEVED, "correct"))
+
     def gains(self, key: Key) -> bool:
         """The family gains over the base as it is, and may enter the route."""
         gate = self.gates.get(key)

@@ -5,7 +5,7 @@ Everything the rule looks at is made here, for rows and for totals alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from advisor.outcomes import CORRECT, REFUSED, WRONG, OutcomeTable, Totals
+from advisor.outcomes import CORRECT, REFUSED, WRONG, ArmOutcomes, OutcomeTable, Totals
 from core.stats import (
     Estimate,
     cluster_gain_p,
@@ -203,30 +203,34 @@ def harm(table: OutcomeTable, arm: str, base: str, measure: Measure = "correct")
 
     By content, an answer that is right in the wrong shape is not broken. None where outcomes are not known item by item.
     """
-    if not table.paired or table.graded:
-        return None
-    here, there = table.arms[arm], table.arms[base]
-    both = ~np.isnan(here.correct) & ~np.isnan(there.correct)
-    if not both.any():
-        return None
-    if measure == "content":
-        right_here, right_there = here.content == 1, there.content == 1
-    else:
-        right_here, right_there = here.outcome == CORRECT, there.outcome == CORRECT
-    broken = right_there & ~right_here | (there.outcome == REFUSED) & (here.outcome == WRONG) & ~right_here
-    return share(broken[both].astype(float), _clusters(table, both))
+
+    def broken(here: ArmOutcomes, there: ArmOutcomes) -> NDArray[np.bool_]:
+        if measure == "content":
+            right_here, right_there = here.content == 1, there.content == 1
+        else:
+            right_here, right_there = here.outcome == CORRECT, there.outcome == CORRECT
+        lost = right_there & ~right_here | (there.outcome == REFUSED) & (here.outcome == WRONG) & ~right_here
+        return np.asarray(lost)
+
+    return _share_of_shared(table, arm, base, broken)
 
 
 def turned_wrong(table: OutcomeTable, arm: str, base: str) -> Estimate | None:
     """Share of items that `arm` has wrong, not refused, and `base` has right or refuses; None as for `harm`."""
+    return _share_of_shared(table, arm, base, lambda here, there: (here.outcome == WRONG) & (there.outcome != WRONG))
+
+
+def _share_of_shared(
+    table: OutcomeTable, arm: str, base: str, what: Callable[[ArmOutcomes, ArmOutcomes], NDArray[np.bool_]]
+) -> Estimate | None:
+    """Share of the items that both arms have answered for which `what(arm, base)` holds."""
     if not table.paired or table.graded:
         return None
     here, there = table.arms[arm], table.arms[base]
     both = ~np.isnan(here.correct) & ~np.isnan(there.correct)
     if not both.any():
         return None
-    misled = (here.outcome == WRONG) & (there.outcome != WRONG)
-    return share(misled[both].astype(float), _clusters(table, both))
+    return share(what(here, there)[both].astype(float), _clusters(table, both))
 
 
 def doubt(table: OutcomeTable, a: Side, b: Side, measure: Measure = "correct") -> float:

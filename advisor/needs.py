@@ -48,7 +48,7 @@ def needs(case: Case, route: Route, ready: bool | None) -> list[Need]:
             else "no retrieval arm was measured; gold passages (or documents that hold the answers) would show whether knowledge is missing"
         )
         found.append(Need("arm:oracle", items, why))
-    elif route in ("prompt", "few-shot", "tune") and own and not oracle and not _own_gains(case):
+    elif route in ("prompt", "few-shot", "tune") and own and not oracle and not case.retriever_gains:
         found.append(
             Need(
                 "arm:oracle",
@@ -188,10 +188,6 @@ def _passages_lead(case: Case, route: Route) -> str | None:
         f"gold passages gain {100 * over.gain.value:.1f} points over {case.measured[family].name}, our retriever does not; "
         "mend retrieval and measure again"
     )
-
-
-def _own_gains(case: Case) -> bool:
-    return case.gains((arms.RETRIEVED, "content")) or case.gains((arms.RETRIEVED, "correct"))
 
 
 def _both_in_question(case: Case, route: Route) -> bool:

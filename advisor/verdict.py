@@ -120,7 +120,7 @@ def _ready(case: Case, route: Route, realised: Estimate | None) -> bool | None:
         return None
     if route == "rag+tune" and case.combined == arms.TUNE_RETRIEVED:
         # Its gain was measured with our own passages, even where retrieval alone shows none; gold ones may give more.
-        return realised is None or bool(at_least(realised.value, READY_SHARE))
+        return realised is None or at_least(realised.value, READY_SHARE)
     if arms.RETRIEVED not in case.measured:
         return None
     own = case.measured[arms.RETRIEVED].ship
@@ -129,7 +129,7 @@ def _ready(case: Case, route: Route, realised: Estimate | None) -> bool | None:
     if own in case.harmful or own in case.barred or gain is None or gain.gain.low <= 0:
         return False
     if realised is None:
-        return case.gains((arms.RETRIEVED, "content")) or case.gains((arms.RETRIEVED, "correct"))
+        return case.retriever_gains
     return at_least(realised.value, READY_SHARE)
 
 
