@@ -260,6 +260,13 @@ def tuning_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
+def estimate_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, measured, target) of benchmarks/estimate.py."""
+    errors = f"median {100 * result['median_error']:.0f} %, worst {100 * result['worst_error']:.0f} %"
+    within = f"{result['within_target']} of {result['n']} within 20 %"
+    return [(f"peak memory foretold, off by ({result['n']} runs)", f"{errors}; {within}", "all within 20 %")]
+
+
 def _rate(found: dict[str, Any]) -> str:
     return f"{found['tokens_per_s']:.0f} tok/s"
 
@@ -284,6 +291,11 @@ def section() -> str:
             advise_rows,
         ),
         ("tuning", "Tuning (`benchmarks/tuning.py`; starter model, heads on all-minilm-l6-v2)", tuning_rows),
+        (
+            "estimate",
+            "`tunefork estimate` against runs on a CPU (`benchmarks/estimate.py`, starter model)",
+            estimate_rows,
+        ),
         ("serve", "The server under load (`benchmarks/serve.py`, starter model, client on the same cores)", serve_rows),
         (
             "retrieval",
