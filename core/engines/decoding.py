@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from core.engines.kv import SlotCache
 from core.engines.lora import AdapterBank
-from core.engines.prefixes import Ids, Prefix, PrefixStore
+from core.engines.prefixes import Ids, Prefix, PrefixStore, common
 from core.engines.sampling import Sampler, pick
 from core.errors import EngineUnavailable
 
@@ -79,14 +79,13 @@ class Decoder:
         if first.rest > self._prefill_tokens:
             self._entering[0] = self._extended(first, first.covered + self._prefill_tokens)
             return []
-        group = self._group(first)
+        group = self._group(self._entering)
         logits, layers = self._run_prompts(group)
         for planned, token, own in zip(group, pick(logits, [p.row.sampler for p in group]), layers, strict=True):
             planned.row.last = token
             self._cache.join(_joined(planned, own))
             self.rows.append(planned.row)
-        done = {id(p) for p in group}
-        self._entering = [p for p in self._entering if id(p) not in done]
+        self._entering = _without(self._entering, group)
         return [p.row for p in group]
 
     @torch.inference_mode()
@@ -135,16 +134,14 @@ class Decoder:
         if store is None:
             return [_Planned(row, None, 0) for row in rows]
         store.see([row.prompt for row in rows], [row.adapter for row in rows])
-        planned = []
-        for row in rows:
-            one = _Planned(row, *store.best(row.prompt, row.adapter))
-            shared = store.shared(row.prompt, row.adapter)
-            if store.worth(shared, one.covered):
-                one = self._extended(one, shared)
-                assert one.prefix is not None
-                store.keep(one.prefix)
-            planned.append(one)
-        return planned
+        beginnings = _worth_keeping(rows, store)
+        while beginnings:
+            group = self._group(beginnings)
+            _, layers = self._run_prompts(group)
+            for beginning, own in zip(group, layers, strict=True):
+                store.keep(Prefix(beginning.row.prompt, beginning.row.adapter, _joined(beginning, own)))
+            beginnings = _without(beginnings, group)
+        return [_Planned(row, *store.best(row.prompt, row.adapter)) for row in rows]
 
     def _extended(self, planned: _Planned, length: int) -> _Planned:
         """`planned` with the keys and values of its first `length` tokens computed."""
@@ -153,12 +150,13 @@ class Decoder:
         _, (own,) = self._run_prompts([beginning])
         return _Planned(row, Prefix(beginning.row.prompt, row.adapter, _joined(beginning, own)), length)
 
-    def _group(self, first: _Planned) -> list[_Planned]:
-        """Entered rows to prefill with `first`: on a beginning as long, nearest in length, within the token budget.
+    def _group(self, waiting: Sequence[_Planned]) -> list[_Planned]:
+        """Those of `waiting` to run with the first: on a beginning as long, nearest in length, within the token budget.
 
         Of several adapters too, whose beginnings are the same words read differently: apart, they would take turns.
         """
-        same = [p for p in self._entering if p.covered == first.covered]
+        first = waiting[0]
+        same = [p for p in waiting if p.covered == first.covered]
         same.sort(key=lambda p: abs(p.rest - first.rest))
         group: list[_Planned] = []
         width = 0
@@ -269,6 +267,28 @@ def masks_of(config: Any) -> Masks:
 
 ONE_MASK = ("mistral", "ministral3")
 """Models that name their layers' kinds in the config and still take one mask for all."""
+
+
+def _worth_keeping(rows: Sequence[Row], store: PrefixStore) -> list[_Planned]:
+    """The beginnings of `rows` to compute and keep, longest first; one that another contains is left to that."""
+    found: list[_Planned] = []
+    for row in rows:
+        one = _Planned(row, *store.best(row.prompt, row.adapter))
+        shared = store.shared(row.prompt, row.adapter)
+        if store.worth(shared, one.covered):
+            found.append(one._replace(row=Row(row.prompt[:shared], row.sampler, row.adapter)))
+    found.sort(key=lambda p: -len(p.row.prompt))
+    longest: list[_Planned] = []
+    for one in found:
+        ids, adapter = one.row.prompt, one.row.adapter
+        if not any(p.row.adapter == adapter and common(ids, p.row.prompt) == len(ids) for p in longest):
+            longest.append(one)
+    return longest
+
+
+def _without(planned: Sequence[_Planned], done: Sequence[_Planned]) -> list[_Planned]:
+    gone = {id(p) for p in done}
+    return [p for p in planned if id(p) not in gone]
 
 
 def _beginnings(group: Sequence[_Planned], layer: int, which: int) -> torch.Tensor:
