@@ -25,6 +25,7 @@ from advisor.evidence import (
     side,
     turned_wrong,
 )
+from advisor.figures import points
 from advisor.outcomes import OutcomeTable
 from advisor.quantities import best_of, both_family, knowledge_family, prompting, singles
 from advisor.rule import ArmCost, DecisionSettings
@@ -96,7 +97,7 @@ class Case:
             gain = comparison.gain
             if gain.high < 0:
                 out[arm] = (
-                    f"{arm} loses {points(-gain.value)} points to {self.closed.name} "
+                    f"{arm} loses {-100 * gain.value:.1f} points to {self.closed.name} "
                     f"(95 % interval {points(gain.low)} to {points(gain.high)}, n = {gain.n})."
                 )
             elif broken is not None and self._breaks_too_much(broken, comparison):
@@ -173,6 +174,26 @@ class Case:
             for family, item in self.measured.items()
             if family == arms.CLOSED or (item.ship not in self.harmful and item.ship not in self.barred)
         }
+
+    @cached_property
+    def counted(self) -> list[str]:
+        """The remedies whose gains speak against `none`: those that may enter a route; where none may, all of them."""
+        remedies = [family for family in self.measured if family != arms.CLOSED]
+        return [family for family in remedies if family in self.allowed] or remedies
+
+    @cached_property
+    def unplaced(self) -> list[str]:
+        """Families of `counted` whose gain makes no route: harmful, or what they have to beat was not measured."""
+        alone = [arms.ORACLE_FEW_SHOT] if arms.FEW_SHOT not in self.measured else []
+        if self.combined is not None and self.rival_of_both is None:
+            alone.append(self.combined)
+        return [family for family in self.counted if family not in self.allowed or family in alone]
+
+    def left_out(self, family: str) -> str | None:
+        """Why a measured family may not enter the route: "harmful" or "over a limit"; None where it may."""
+        if family not in self.measured or family in self.allowed:
+            return None
+        return "harmful" if self.measured[family].ship in self.harmful else "over a limit"
 
     @cached_property
     def combined(self) -> str | None:
@@ -342,8 +363,3 @@ class Case:
                 float(arms.tuning_method(arm) != "head") if tuned else 0.0 if read is None else float(read.mean())
             )
         return out
-
-
-def points(share: float) -> str:
-    """A difference of shares in signed points: `+12.3`."""
-    return f"{100 * share:+.1f}"

@@ -50,8 +50,8 @@ def tested(case: Case) -> Findings:
     base = rate(case.table, case.closed.ship)
     # Meeting the target on 8 of 8 is no evidence: the lower limit must come near it too.
     meets = at_least(base.value, target) and at_least(base.low, target - NEAR_TARGET * delta)
-    usable = [gate for (family, _), gate in case.gates.items() if family in case.allowed]
-    ruled_out = bool(usable) and all(gate.gain.high < delta for gate in usable)
+    counted = [gate for (family, _), gate in case.gates.items() if family in case.counted]
+    ruled_out = bool(counted) and all(gate.gain.high < delta for gate in counted)
     lead = 0.0
     if case.rag_arm is not None and arms.TUNE in case.measured:
         lead = compare_rate(case.measured[case.rag_arm], case.measured[arms.TUNE]) or 0.0
@@ -69,7 +69,7 @@ def tested(case: Case) -> Findings:
         both=np.array([both]),
         rag_lead=np.array([lead]),
         meets=np.array([meets and case.closed.ship not in case.barred]),
-        nothing=np.array([ruled_out and case.knowledge_settled and base.value < target]),
+        nothing=np.array([ruled_out and case.knowledge_settled and not case.all_barred and base.value < target]),
     )
 
 
@@ -104,8 +104,14 @@ def drawn(case: Case) -> Findings:
     lead = no.astype(float)
     if case.rag_arm is not None and arms.TUNE in case.measured:
         lead = correct[case.rag_arm] - correct[arms.TUNE]
-    meets = closed >= case.settings.target
-    return Findings(adopted, rag, tune, both, lead, meets, ~meets & case.knowledge_settled)
+    gaining = no
+    for family, measure in case.gates:
+        if family in case.unplaced:
+            gaining = gaining | _gains_over(case, family, ladder, np.zeros_like(adopted), measure)
+    at_target = closed >= case.settings.target
+    meets = no if case.closed.ship in case.barred else at_target
+    nothing = ~at_target & ~gaining & (case.knowledge_settled and not case.all_barred)
+    return Findings(adopted, rag, tune, both, lead, meets, nothing)
 
 
 def _gains_over(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.special import ndtri
 
 from advisor import arm_names as arms
 from advisor.case import Case
 from advisor.evidence import Comparison, at_least, compare, rate
 from advisor.findings import NEAR_TARGET
-from advisor.quantities import both_family
+from advisor.quantities import READY_SHARE, both_family
 from advisor.rule import Route
 from core.power import items_needed
-from core.stats import wilson
+from core.stats import Estimate, wilson
 
 POWER = 0.8
 _EXACT_BELOW = 400
@@ -28,7 +29,7 @@ class Need:
     why: str
 
 
-def needs(case: Case, route: Route, ready: bool | None) -> list[Need]:
+def needs(case: Case, route: Route, ready: bool | None, realised: Estimate | None) -> list[Need]:
     """The most telling first."""
     found: list[Need] = []
     items = case.table.counts(case.closed.ship).n
@@ -73,21 +74,18 @@ def needs(case: Case, route: Route, ready: bool | None) -> list[Need]:
             )
         )
     if ready is False:
-        found.append(
-            Need(
-                "documents",
-                None,
-                "retrieval finds too little of what is needed; check that the answers stand in the documents, then chunking, embedding model and top_k",
-            )
-        )
+        found.append(_for_retrieval(case, items, realised))
     if route in ("prompt", "few-shot", "tune") and (lead := _passages_lead(case, route)) is not None:
-        found.append(Need("documents", None, lead))
+        found.append(lead)
     if case.all_barred:
         found.append(Need("limits", None, "no measured arm keeps the declared limits; a faster or cheaper model might"))
+    elif route == "undecided" and (limit := _over_a_limit(case)) is not None:
+        found.append(limit)
     if open_question and not tuned and both_family(case.measured) is None:
         found.append(
             Need("training_rows", 200, "tuning was not measured; 50 to 200 training rows allow a pilot (arm tune)")
         )
+    found += _parts_alone(case, route, items)
     if both_family(case.measured) is None and _both_in_question(case, route):
         found.append(
             Need(
@@ -101,13 +99,80 @@ def needs(case: Case, route: Route, ready: bool | None) -> list[Need]:
             Need("arm:tune", items, "the combination was compared with retrieval alone, not with tuning alone")
         )
     if route == "undecided" and (n := items_to_settle(case)) is not None:
+        seen = min((gate.gain.n for gate in case.gates.values()), default=items)
+        shared = f"{seen} items" if seen == items else f"{seen} shared items"
+        groups = 0 if case.table.clusters is None else len(np.unique(case.table.clusters))
+        clusters = f" in some {math.ceil(groups * n / items)} clusters" if groups else ""
         found.append(
             Need(
                 "items",
                 n,
-                f"with {items} items the intervals are too wide; about {n} would settle it with {POWER:.0%} chance",
+                f"with {shared} the intervals are too wide; about {n}{clusters} would settle it with {POWER:.0%} chance",
             )
         )
+    if route == "undecided" and not found:
+        best = max(case.gates.values(), key=lambda gate: gate.gain.value)
+        found.append(
+            Need(
+                f"arm:{best.arm.partition(':')[0]}",
+                items,
+                "every remedy that may still gain is harmful; one that breaks less would have to be measured",
+            )
+        )
+    return found
+
+
+def _for_retrieval(case: Case, items: int, realised: Estimate | None) -> Need:
+    """What our retriever lacks where it is not ready."""
+    why = case.left_out(arms.RETRIEVED)
+    if realised is not None and at_least(realised.value, READY_SHARE) and why is not None:
+        mend = (
+            "an answer format, demonstrations or tuning may mend it"
+            if why == "harmful"
+            else "a faster or cheaper one is needed"
+        )
+        return Need(f"arm:{arms.RETRIEVED}", items, f"our retriever finds what is needed, but is {why}; {mend}")
+    found = (
+        "our retriever is not shown to gain over the base"
+        if realised is None
+        else "retrieval finds too little of what is needed"
+    )
+    return Need(
+        "documents",
+        None,
+        f"{found}; check that the answers stand in the documents, then chunking, embedding model and top_k",
+    )
+
+
+def _over_a_limit(case: Case) -> Need | None:
+    """What would gain, or what a constraint asks for, and a declared limit bars."""
+    if case.settings.must_retrieve and case.rag_barred:
+        return Need("limits", None, "our retriever is over a declared limit; a faster or cheaper one, or a wider limit")
+    barred = [
+        gate.arm
+        for (family, _), gate in case.gates.items()
+        if case.left_out(family) == "over a limit" and gate.shows(case.settings.delta, case.settings.alpha)
+    ]
+    if not barred:
+        return None
+    names = " and ".join(dict.fromkeys(barred))
+    return Need(
+        "limits", None, f"{names} would gain and is over a declared limit; make it faster or cheaper, or widen it"
+    )
+
+
+def _parts_alone(case: Case, route: Route, items: int) -> list[Need]:
+    """The single arms without which a gain of an arm that combines two things says nothing of either."""
+    found = []
+    demonstrated = case.gains((arms.ORACLE_FEW_SHOT, "correct")) and arms.FEW_SHOT not in case.measured
+    if demonstrated and route not in ("rag", "rag+tune"):
+        why = "passages with demonstrations gain; demonstrations alone would show which of the two does it"
+        found.append(Need(f"arm:{arms.FEW_SHOT}", items, why))
+    both = case.combined
+    if both is not None and case.rival_of_both is None and case.gains((both, "correct")):
+        passages = arms.RETRIEVED if both == arms.TUNE_RETRIEVED else arms.ORACLE
+        why = "tuning with passages gains; each of the two alone would show whether both are needed"
+        found += [Need(f"arm:{passages}", items, why), Need(f"arm:{arms.TUNE}", items, why)]
     return found
 
 
@@ -176,18 +241,25 @@ def _items_for_target(value: float, floor: float, n: int) -> int | None:
     return None
 
 
-def _passages_lead(case: Case, route: Route) -> str | None:
-    """Where gold passages gain clearly more than the route does: retrieval, once mended, would be the better remedy."""
+def _passages_lead(case: Case, route: Route) -> Need | None:
+    """Where passages gain clearly more than the route does: retrieval, once mended, would be the better remedy."""
     family = {"prompt": arms.PROMPT, "few-shot": arms.FEW_SHOT, "tune": arms.TUNE}[route]
-    if arms.ORACLE not in case.allowed or arms.RETRIEVED not in case.measured:
+    if arms.RETRIEVED not in case.measured:
         return None
-    over = compare(case.table, case.measured[arms.ORACLE], case.measured[family])
+    why = case.left_out(arms.RETRIEVED)
+    passages = arms.ORACLE if why is None else arms.RETRIEVED
+    if why is None and arms.ORACLE not in case.allowed:
+        return None
+    over = compare(case.table, case.measured[passages], case.measured[family])
     if over is None or not over.shows(case.settings.delta, case.settings.alpha):
         return None
-    return (
-        f"gold passages gain {100 * over.gain.value:.1f} points over {case.measured[family].name}, our retriever does not; "
-        "mend retrieval and measure again"
-    )
+    lead = f"gain {100 * over.gain.value:.1f} points over {case.measured[family].name}"
+    if why is None:
+        return Need(
+            "documents", None, f"gold passages {lead}, our retriever does not; mend retrieval and measure again"
+        )
+    what = "limits" if why == "over a limit" else "documents"
+    return Need(what, None, f"passages of our retriever {lead}, but it is {why}; once that is mended, measure again")
 
 
 def _both_in_question(case: Case, route: Route) -> bool:

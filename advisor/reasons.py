@@ -1,18 +1,19 @@
-"""The verdict in sentences with their numbers, and the warnings that go with it."""
+"""The verdict in sentences with their numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 
 from advisor import arm_names as arms
-from advisor.case import Case, points
-from advisor.evidence import Comparison, Measure, rate
+from advisor.case import Case
+from advisor.evidence import Comparison, Measure, at_least, rate
+from advisor.figures import chance, points
 from advisor.findings import tested
-from advisor.quantities import Quantities
+from advisor.quantities import READY_SHARE, Quantities
 from advisor.rule import Route
 from core.power import detectable_points
 from core.stats import Estimate
@@ -46,7 +47,7 @@ def reasons(
             f"Declared as {', '.join(settings.must_retrieve)}: only retrieval can keep that, whatever the rates."
         )
     if case.gates:
-        out.append(_what_n_shows(case))
+        out.append(what_n_shows(case))
     decisive = _decisive(case, route)
     out += [_gain_sentence(comparison, case) for comparison in decisive]
     if (behind := _unproven_rival(case, route)) is not None:
@@ -63,91 +64,23 @@ def reasons(
         )
     if route == "base":
         out.append("The base meets the target and no remedy shows a gain worth its cost.")
+    if route in ("rag", "tune"):
+        out += _between_retrieval_and_tuning(case)
     if route == "undecided":
         found_leading = (
-            f"leading is {leading} at {shares[leading]:.0%}"
+            f"leading is {leading}, with a chance of {chance(shares[leading])}"
             if shares[leading] > shares["undecided"]
             else "these arms alone cannot tell which route is right, however many items they answer"
         )
-        out.append(f"Undecided: no remedy is shown to gain, and not all are ruled out; {found_leading}.")
+        out.append(f"Undecided: {_why_open(case) or f'{_what_is_shown(case)}; {found_leading}'}.")
+    # What a remedy was shown against its rival says more than what it was shown against the base.
+    rivals = [*case.rivals.values(), *([] if case.few_shot_over_prompt is None else [case.few_shot_over_prompt])]
     told = {(c.arm, c.against, c.measure) for c in decisive}
-    for gate in case.gates.values():
-        if (gate.arm, gate.against, gate.measure) not in told:
-            out.append(_gain_sentence(gate, case))
-    found_by_tests = tested(case)
-    if case.cheaper is not None and route in ("rag", "tune") and found_by_tests.rag[0] and found_by_tests.tune[0]:
-        out.append(f"Between retrieval and tuning, {case.cheaper} costs less per 1,000 queries; it wins within delta.")
-    return out
-
-
-def warnings(case: Case, route: Route, ready: bool | None, realised: Estimate | None) -> list[Notice]:
-    table = case.table
-    out: list[Notice] = []
-    for arm in table.names:
-        counts = table.counts(arm)
-        if counts.n == 0:
-            out.append(
-                Notice("arm_failed", f"Every call of {arm} failed ({counts.error}); the arm counts as not measured.")
-            )
-        elif counts.error:
-            out.append(Notice("errors", f"{counts.error} calls of {arm} failed; they are left out, not scored wrong."))
-    if table.paired and case.settings.stepwise:
-        pass
-    elif table.paired:
-        lacking = {arm: int((table.arms[arm].outcome == 0).sum()) for arm in table.names}
-        short = [f"{arm} ({n})" for arm, n in lacking.items() if n]
-        if short:
-            out.append(
-                Notice(
-                    "missing_items",
-                    f"Items without a row in {', '.join(short)} of {len(table.items)}; arms are compared on the items they share.",
-                )
-            )
-    else:
-        out.append(
-            Notice(
-                "unpaired",
-                "Only totals are known: the tests are unpaired, and weaker than on the same items row by row.",
-            )
-        )
-    if case.closed_arm is None:
-        return out
-    out += _unknown_arms(table.names)
-    out += [Notice("harm", text) for text in [*case.harmful.values(), *case.follows_junk.values()]]
-    out += [Notice("constraint", text) for text in case.barred.values()]
-    out += _constraint_warnings(case)
-    if ready is False:
-        own = case.against_closed.get(case.measured[arms.RETRIEVED].ship) if arms.RETRIEVED in case.measured else None
-        share = (
-            ""
-            if realised is None
-            else f"R = {realised.value:.2f} (95 % interval {realised.low:.2f} to {realised.high:.2f}, n = {realised.n}): "
-        )
-        gain = (
-            ""
-            if own is None
-            else f"our retriever gains {points(own.gain.value)} points (interval {points(own.gain.low)} to {points(own.gain.high)})"
-        )
-        # What was measured with our own passages may be served as it is.
-        remedy = (
-            "better retrieval would give more"
-            if route == "rag+tune" and case.combined == arms.TUNE_RETRIEVED
-            else "mend retrieval before serving"
-        )
-        out.append(Notice("retrieval_not_ready", f"{share}{gain}; {remedy}."))
-    if route == "undecided" and case.gates and min(gate.gain.n for gate in case.gates.values()) < 100:
-        out.append(Notice("few_items", _what_n_shows(case)))
-    return out
-
-
-def _unknown_arms(names: Sequence[str]) -> list[Notice]:
-    """Arms that the method does not know, with the name that may have been meant."""
-    out = []
-    for name in (n for n in names if arms.family(n) not in arms.FAMILIES):
-        near = get_close_matches(arms.family(name).strip().lower().replace("-", "_"), arms.FAMILIES, n=1, cutoff=0.8)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        out.append(Notice("unknown_arm", f"{name} is no arm of the method: it is shown and enters no route{hint}"))
-    return out
+    for comparison in [*rivals, *case.gates.values()]:
+        if (comparison.arm, comparison.against, comparison.measure) not in told:
+            told.add((comparison.arm, comparison.against, comparison.measure))
+            out.append(_gain_sentence(comparison, case))
+    return [*out, *_variant_sentences(case, told)]
 
 
 def _decisive(case: Case, route: Route) -> list[Comparison]:
@@ -175,11 +108,20 @@ def _unproven_rival(case: Case, route: Route) -> Comparison | None:
     return None if over is None or over.shows(case.settings.delta, case.settings.alpha) else over
 
 
-def _what_n_shows(case: Case) -> str:
+def what_n_shows(case: Case) -> str:
+    """The gain that so many items can show, in a sentence: by the exact test where that is the test, else by the spread seen."""
     n = min(gate.gain.n for gate in case.gates.values())
-    least = detectable_points(min(n, 2000))
-    shows = f"a gain of {least} points or more" if least is not None else "no gain at all"
-    return f"{n} items can show {shows} (exact McNemar, 5 % lost, 80 % power)."
+    if case.table.paired and not case.table.graded and case.table.clusters is None:
+        least, how = detectable_points(min(n, 2000)), "exact McNemar, 5 % lost, 80 % power"
+    else:
+        # 1.96 and 0.84 standard errors: the interval's reach, and that of 80 % power.
+        widest = max(gate.gain.high - gate.gain.low for gate in case.gates.values()) / 2
+        least, how = math.ceil(100 * widest * (1.96 + 0.84) / 1.96), "by the spread seen, 80 % power"
+    groups = case.table.clusters
+    of = "" if groups is None else f" in {len(np.unique(groups))} clusters"
+    if least is None or least > 100:
+        return f"{n} items{of} show only the largest gains, and not reliably ({how})."
+    return f"{n} items{of} can show a gain of {least} points or more ({how})."
 
 
 def _measures() -> tuple[Measure, ...]:
@@ -198,57 +140,100 @@ def _gain_sentence(c: Comparison, case: Case) -> str:
     else:
         says = "is not shown to gain"
     what = " in content" if c.measure == "content" else ""
+    why_not = case.left_out(arms.family(c.arm)) if says == "gains" else None
     return (
         f"{c.arm} {says}{what} against {c.against}: {points(c.gain.value)} points "
-        f"(95 % interval {points(c.gain.low)} to {points(c.gain.high)}; {counts}; p = {_p(c.p)}, Holm {_p(c.p_holm)})."
+        f"(95 % interval {points(c.gain.low)} to {points(c.gain.high)}; {counts}; p = {_p(c.p)}, Holm {_p(c.p_holm)})"
+        f"{'' if why_not is None else f', but may not be used: {why_not}'}."
     )
+
+
+def _why_open(case: Case) -> str | None:
+    """Why no evidence could settle it: what is declared cannot be kept."""
+    if case.settings.must_retrieve and case.rag_barred:
+        return f"{', '.join(case.settings.must_retrieve)} asks for retrieval, and our retriever is over a declared limit; one of the two has to give"
+    return "no measured arm, the base included, keeps the declared limits" if case.all_barred else None
+
+
+def _what_is_shown(case: Case) -> str:
+    """What is known of the remedies where none can be taken."""
+    shown = {f: g for (f, _), g in case.gates.items() if g.shows(case.settings.delta, case.settings.alpha)}
+    left_out = [f"{gate.arm} ({case.left_out(family)})" for family, gate in shown.items() if case.left_out(family)]
+    unmatched = [family for family in shown if family in case.allowed]
+    out = []
+    if left_out:
+        out.append(f"{' and '.join(left_out)} would gain and may not be used")
+    for family in unmatched:
+        rival = next((c for (_, key), c in case.rivals.items() if key[0] == family), None)
+        if rival is not None:
+            behind = f"it is not shown to gain against {rival.against}"
+        elif family == arms.ORACLE and case.rag_barred:
+            behind = "our own retriever is over a limit"
+        else:
+            behind = "what it has to be compared with was not measured"
+        out.append(f"{shown[family].arm} gains against the base, but {behind}")
+    if not out:
+        return "no remedy is shown to gain, and not all are ruled out"
+    return "; ".join(out) if unmatched else f"{out[0]}, and no other remedy is shown to gain"
+
+
+def _between_retrieval_and_tuning(case: Case) -> list[str]:
+    """Where both are candidates: which one is ahead with what can be shipped, or which one costs less."""
+    found = tested(case)
+    if not (found.rag[0] and found.tune[0]) or case.rag_arm is None:
+        return []
+    lead, delta = float(found.rag_lead[0]), case.settings.delta
+    if case.cheaper is not None and abs(lead) < delta - 1e-9:
+        return [f"Between retrieval and tuning, {case.cheaper} costs less per 1,000 queries; it wins within delta."]
+    rag, tune = case.measured[case.rag_arm].name, case.measured[arms.TUNE].name
+    if lead == 0:
+        return [f"Retrieval and tuning both gain, and {rag} is level with {tune}."]
+    first, second = (rag, tune) if lead > 0 else (tune, rag)
+    return [f"Retrieval and tuning both gain; {first} is {100 * abs(lead):.1f} points ahead of {second}."]
+
+
+def _variant_sentences(case: Case, told: Collection[tuple[str, str, Measure]]) -> list[str]:
+    """What stands for a family of several variants, where its name does not say so."""
+    out = []
+    named = {name for arm, against, _ in told for name in (arm, against)}
+    for family, item in case.measured.items():
+        if item.name.endswith(":cross-fit") and item.name in named:
+            out.append(
+                f"{item.name} is each half of the items answered by the variant that is better on the other half, "
+                f"so that the choice does not flatter; {item.ship} is the variant to ship."
+            )
+        rates = {arm: rate(case.table, arm).value for arm in case.against_closed if arms.family(arm) == family}
+        best = max(rates, key=lambda arm: rates[arm], default=item.ship)
+        if family == arms.TUNE and arms.tuning_method(item.ship) == "head" and rates.get(best, 0) > rates[item.ship]:
+            out.append(
+                f"{item.ship} ({rates[item.ship]:.1%}) stands for tuning beside {best} ({rates[best]:.1%}): "
+                f"it is cheaper, and within {100 * case.settings.delta:g} points."
+            )
+    return out
 
 
 def _retrieval_sentences(case: Case, found: Quantities, ready: bool | None) -> list[str]:
     out = []
     realised, gap = found["R"], found["F"]
+    why_not = case.left_out(arms.RETRIEVED)
     if ready is None:
         out.append("Our own retriever was not measured, so whether retrieval is ready is open.")
     elif realised is not None:
-        verb = "is ready" if ready else "is not ready"
-        out.append(
-            f"Our retriever {verb}: it realises {realised.value:.0%} of what gold passages give "
-            f"(95 % interval {realised.low:.0%} to {realised.high:.0%}, n = {realised.n}; ready from 70 %)."
+        share = (
+            f"it realises {realised.value:.0%} of what gold passages give "
+            f"(95 % interval {realised.low:.0%} to {realised.high:.0%}, n = {realised.n}; ready from 70 %)"
         )
-    elif arms.ORACLE not in case.measured:
+        if not ready and why_not is not None and at_least(realised.value, READY_SHARE):
+            out.append(f"Our retriever finds enough, {share}, but may not be used as it is: {why_not}.")
+        else:
+            out.append(f"Our retriever {'is ready' if ready else 'is not ready'}: {share}.")
+    elif arms.ORACLE not in case.measured and case.retriever_gains:
         out.append("There is no oracle arm; the gain of our own retriever stands in for it.")
+    elif arms.ORACLE not in case.measured:
+        out.append("There is no oracle arm, and our own retriever is not shown to gain.")
     if gap is not None and gap.value >= case.settings.delta:
         out.append(
             f"The base has {100 * gap.value:.1f} points of answers with the right content in the wrong shape (n = {gap.n})."
-        )
-    return out
-
-
-def _constraint_warnings(case: Case) -> list[Notice]:
-    limits, out = case.settings.constraints, []
-    shipped = [
-        arm for arm in case.scored if arms.family(arm) not in (arms.ORACLE, arms.ORACLE_FEW_SHOT, arms.WRONG_PASSAGE)
-    ]
-    if limits.latency_ms is not None and (unknown := [a for a in shipped if case.latency_p95_s(a) is None]):
-        out.append(
-            Notice("constraint_unchecked", f"latency_ms cannot be checked: no latency_s for {', '.join(unknown)}.")
-        )
-    if limits.usd_per_1k is not None and (unknown := [a for a in shipped if case.usd_per_1k(a) is None]):
-        out.append(
-            Notice("constraint_unchecked", f"usd_per_1k cannot be checked: no cost known for {', '.join(unknown)}.")
-        )
-    if case.all_barred:
-        out.append(
-            Notice(
-                "constraints_contradict", "No measured arm, the base included, keeps the declared limits; see above."
-            )
-        )
-    if case.settings.must_retrieve and case.rag_barred:
-        out.append(
-            Notice(
-                "constraints_contradict",
-                f"{', '.join(case.settings.must_retrieve)} asks for retrieval, but {case.barred[case.measured[arms.RETRIEVED].ship]}",
-            )
         )
     return out
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from advisor.arm_names import family
 from advisor.charts import Kind
 from advisor.checks import LEAKS
+from advisor.figures import chance
 
 Document = Mapping[str, Any]
 
@@ -266,10 +267,6 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def _confidence(value: float) -> str:
-    return "over 99%" if value > 0.99 else "under 1%" if value < 0.01 else f"{value:.0%}"
-
-
 def _signed_usd(value: float) -> str:
     return f"−{_usd(-value)}" if value < 0 else _usd(value)
 
@@ -287,7 +284,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "alpha": shown(lambda v: f"{v:.2g}"),
     "gb": shown(lambda v: f"{v:,.1f}" if v < 100 else f"{v:,.0f}"),
     "p": shown(_p),
-    "confidence": shown(_confidence),
+    "confidence": shown(chance),
     "cut": cut,
     "arm_words": arm_words,
 }

@@ -6,16 +6,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from advisor import arm_names as arms
 from advisor.case import Case
+from advisor.cautions import warnings
 from advisor.evidence import Comparison, at_least, compare, rate
 from advisor.findings import drawn, tested
 from advisor.needs import Need, needs
 from advisor.outcomes import OutcomeTable
 from advisor.quantities import READY_SHARE, Quantities, best_of, quantities
-from advisor.reasons import Notice, reasons, warnings
-from advisor.rule import ROUTES, ArmCost, DecisionSettings, Route, choose
+from advisor.reasons import Notice, reasons
+from advisor.rule import ROUTES, ArmCost, DecisionSettings, Findings, Route, choose
 from core.stats import Estimate
 
 __all__ = ["ArmCost", "ArmSummary", "DecisionSettings", "Verdict", "decide", "route_shares"]
@@ -72,35 +74,42 @@ def decide(table: OutcomeTable, settings: DecisionSettings | None = None) -> Ver
     case = Case(table, settings)
     if case.closed_arm is None:
         return _without_base(case)
-    route = ROUTES[int(choose(tested(case), settings, case.cheaper)[0])]
-    if settings.must_retrieve and case.rag_barred:
-        route = "undecided"
+    route = ROUTES[int(_chosen(case, tested(case))[0])]
     shares = route_shares(case)
     leading = max((r for r in ROUTES if r != "undecided"), key=lambda r: shares[r]) if route == "undecided" else route
     arm = _route_arm(case, leading)
     found = quantities(table, case.measured, case.draws, arm)
     ready = _ready(case, route, found["R"])
+    shipped = _shipped(case, route)
     return Verdict(
         route=route,
         method=_method(case, route),
         confidence=round(min(shares[leading], _by_constraint(case, route)), 4),
-        route_arm=_shipped(case, route),
+        route_arm=shipped,
         ready=ready,
         delta=settings.delta,
         quantities=found,
         arms=_summaries(case),
         comparisons=_comparisons(case),
-        needs=needs(case, route, ready),
-        warnings=warnings(case, route, ready, found["R"]),
+        needs=needs(case, route, ready, found["R"]),
+        warnings=warnings(case, route, ready, found["R"], shipped),
         reasons=reasons(case, route, leading, shares, found, ready),
     )
 
 
 def route_shares(case: Case) -> dict[Route, float]:
     """How often the rule chooses each route over the bootstrap draws; no share is ever exactly 0 or 1."""
-    chosen = choose(drawn(case), case.settings, case.cheaper)
+    chosen = _chosen(case, drawn(case))
     counts = np.bincount(chosen, minlength=len(ROUTES))
     return {route: float((counts[i] + 0.5) / (len(chosen) + 0.5 * len(ROUTES))) for i, route in enumerate(ROUTES)}
+
+
+def _chosen(case: Case, found: Findings) -> NDArray[np.int64]:
+    """Index into ROUTES for each element: retrieval that a constraint asks for and a hard limit bars settles nothing."""
+    chosen = choose(found, case.settings, case.cheaper)
+    if case.settings.must_retrieve and case.rag_barred:
+        chosen = np.where(chosen == ROUTES.index("rag"), ROUTES.index("undecided"), chosen)
+    return chosen
 
 
 def _by_constraint(case: Case, route: Route) -> float:
@@ -223,6 +232,6 @@ def _without_base(case: Case) -> Verdict:
         arms=_summaries(case),
         comparisons=[],
         needs=[Need("arm:closed", None, why)],
-        warnings=warnings(case, "undecided", None, None),
+        warnings=warnings(case, "undecided", None, None, None),
         reasons=[f"Undecided: {why}. The target is {case.settings.target:.0%}."],
     )

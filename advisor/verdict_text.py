@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from advisor.evidence import Comparison
+from advisor.figures import chance
 from advisor.verdict import Verdict
 
 _HEADLINES = {
@@ -32,6 +33,11 @@ _MEANINGS = {
     "H": "items broken",
 }
 
+REASONS = 6
+"""Sentences on the first screen; the rest stands in the tables below them."""
+NO_LEADER = 0.01
+"""Share of the draws under which no route leads: the arms cannot tell."""
+
 
 def print_verdict(verdict: Verdict) -> None:
     Console().print(render(verdict))
@@ -42,13 +48,16 @@ def render(verdict: Verdict) -> RenderableType:
     head = Text(_HEADLINES[verdict.route], style=f"bold {colour}")
     if verdict.method is not None:
         head.append(f" (method: {verdict.method})")
-    facts = [f"confidence {verdict.confidence:.0%}" + (" in the leading route" if verdict.route == "undecided" else "")]
+    facts = [f"confidence {chance(verdict.confidence)}"]
+    if verdict.route == "undecided":
+        leads = verdict.confidence >= NO_LEADER
+        facts = [f"{facts[0]} in the leading route" if leads else "no route leads"]
     if verdict.ready is not None:
         facts.append("retrieval ready" if verdict.ready else "retrieval NOT ready")
     facts.append(f"delta {100 * verdict.delta:g} points")
     parts: list[RenderableType] = [
         Panel(Text.assemble(head, "\n", ", ".join(facts)), border_style=colour),
-        *(Text(f"- {reason}") for reason in verdict.reasons[:5]),
+        *(Text(f"- {reason}") for reason in verdict.reasons[:REASONS]),
         _arms(verdict),
     ]
     if verdict.comparisons:
@@ -97,6 +106,7 @@ def _quantities(verdict: Verdict) -> Table:
     table.columns[-1].justify = "left"
     for letter, found in verdict.quantities.items():
         if found is not None:
-            interval = f"{found.low:.2f} to {found.high:.2f}"
-            table.add_row(letter, f"{found.value:.2f}", interval, str(found.n), _MEANINGS[letter])
+            # z: no minus before a nought.
+            interval = f"{found.low:z.2f} to {found.high:z.2f}"
+            table.add_row(letter, f"{found.value:z.2f}", interval, str(found.n), _MEANINGS[letter])
     return table

@@ -144,6 +144,19 @@ CASES = [
         *("rag", True),
         arm="retrieved",
     ),
+    Case(
+        "a retriever that finds all and spoils the shape: not the documents are at fault",
+        shaped(
+            {
+                "closed": [(60, 0, 0), (40, 1, 1)],
+                "oracle": [(50, 1, 0), (10, 0, 0), (40, 1, 1)],
+                "retrieved": [(48, 1, 0), (12, 0, 0), (30, 1, 0), (10, 1, 1)],
+            }
+        ),
+        *("rag", False),
+        warned=codes("harm", "retrieval_not_ready", "form_gap"),
+        needs=codes("arm:retrieved"),
+    ),
     # Behaviour.
     Case(
         "an adapter gains",
@@ -255,6 +268,12 @@ CASES = [
         method="lora",
         needs=codes("arm:retrieved"),
     ),
+    Case(
+        "tuning with passages gains, and neither was measured alone",
+        blocks(["closed", "tune_retrieved"], {"CC": 30, "WC": 60, "WW": 10}),
+        "undecided",
+        needs=codes("arm:retrieved", "arm:tune"),
+    ),
     # Neither.
     Case(
         "the base is good enough",
@@ -277,12 +296,25 @@ CASES = [
         needs=codes("arm:oracle", "training_rows"),
     ),
     Case(
+        "whatever is tried loses: nothing helps, and the losers are named",
+        blocks(["closed", "few_shot:8", "oracle", "tune"], {"CCCC": 120, "CWWW": 40, "WWWW": 240}),
+        "none",
+        warned=codes("harm"),
+    ),
+    Case(
         "nothing helps by what 30 items show: that is not known",
         blocks(["closed", "oracle", "tune"], {"CCC": 5, "WWW": 25}),
         "undecided",
         needs=codes("items"),
     ),
     Case("the base alone and bad", blocks(["closed"], {"C": 40, "W": 60}), "undecided", needs=codes("arm:oracle")),
+    Case(
+        "all that was tried is harmful, and may gain for all we know: something milder is asked for",
+        blocks(["closed", "oracle", "tune"], {"CCC": 20, "CCW": 25, "CWC": 25, "WCW": 30, "WWC": 31, "WWW": 19}),
+        "undecided",
+        warned=codes("harm"),
+        needs=codes("arm:tune"),
+    ),
     # Evidence that is not enough.
     Case(
         "ten points at p = 0.09",
@@ -315,6 +347,14 @@ CASES = [
         blocks(["closed", "oracle", "tune"], {"CCW": 30, "CCC": 20, "WCW": 40, "WWW": 10}),
         "rag",
         warned=codes("harm"),
+    ),
+    Case(
+        "an arm that breaks some and mends twice as many: the remedy, but look at what it breaks",
+        blocks(["closed", "prompt"], {"CC": 60, "CW": 40, "WC": 90, "WW": 10}),
+        "prompt",
+        arm="prompt",
+        warned=codes("breaks_items"),
+        not_warned=codes("harm"),
     ),
     Case(
         "an arm that mends and breaks alike",
@@ -366,6 +406,22 @@ CASES = [
         options=("--constraint", "per_user_rights"),
     ),
     Case(
+        "must cite within 500 ms: our retriever takes 900, a tuned model with passages 300",
+        slow(
+            blocks(["closed", "retrieved", "tune_retrieved"], {"CCC": 30, "WCC": 20, "WWC": 30, "WWW": 20}),
+            closed=0.1,
+            retrieved=0.9,
+            tune_retrieved=0.3,
+        ),
+        *("rag+tune", True),
+        method="lora",
+        arm="tune_retrieved",
+        options=("--constraint", "must_cite", "--constraint", "latency_ms=500"),
+        warned=codes("constraint"),
+        not_warned=codes("constraints_contradict"),
+        needs=codes("arm:tune"),
+    ),
+    Case(
         "fresh facts within 500 ms, from a retriever that takes 900",
         slow(
             blocks(["closed", "retrieved", "tune"], {"CCC": 30, "WCW": 40, "WWW": 30}),
@@ -376,6 +432,7 @@ CASES = [
         "undecided",
         options=("--constraint", "freshness", "--constraint", "latency_ms=500"),
         warned=codes("constraint", "constraints_contradict"),
+        needs=codes("limits"),
     ),
     Case(
         "too slow, so the next best",
@@ -392,11 +449,35 @@ CASES = [
         warned=codes("constraint"),
     ),
     Case(
+        "nothing is fast enough, and nothing helps either: the limits come first",
+        slow(blocks(["closed", "oracle", "tune"], {"CCC": 60, "WWW": 340}), closed=2.0, oracle=2.0, tune=2.0),
+        "undecided",
+        options=("--constraint", "latency_ms=500"),
+        warned=codes("constraints_contradict"),
+        needs=codes("limits"),
+    ),
+    Case(
         "nothing is fast enough, not even the base",
         slow(blocks(["closed", "tune"], {"CC": 96, "WC": 4}), closed=2.0, tune=2.0),
         "undecided",
         options=("--constraint", "latency_ms=500"),
         warned=codes("constraints_contradict"),
+        needs=codes("limits"),
+    ),
+    Case(
+        "too slow and better by far: the next best, and the limit is named as what keeps it back",
+        slow(
+            blocks(["closed", "oracle", "retrieved", "tune"], {"CCCC": 40, "WCCC": 20, "WCCW": 30, "WWWW": 10}),
+            closed=0.1,
+            oracle=0.9,
+            retrieved=0.9,
+            tune=0.1,
+        ),
+        "tune",
+        method="lora",
+        arm="tune",
+        options=("--constraint", "latency_ms=500"),
+        warned=codes("constraint"),
         needs=codes("limits"),
     ),
     Case(
@@ -492,6 +573,7 @@ CASES = [
         "passages with demonstrations, the demonstrations alone unmeasured, tell nothing of knowledge",
         blocks(["closed", "oracle", "oracle_few_shot"], {"CCC": 30, "WWC": 40, "WWW": 30}),
         "undecided",
+        needs=codes("arm:few_shot"),
     ),
     Case(
         "passages gain with demonstrations and neither alone does",
