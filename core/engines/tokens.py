@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,16 +150,25 @@ class ChatTokenizer:
 
 
 def _turn(message: Message) -> dict[str, Any]:
-    """`message` as templates take it: the arguments of a call as an object, not as its text."""
+    """`message` as templates take it: the arguments of a call as an object, not as its text, where they are one."""
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         calls = [function_call(call) for call in message.tool_calls]
         for call in calls:
-            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+            call["function"]["arguments"] = _object(call["function"]["arguments"])
         turn["tool_calls"] = calls
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     return turn
+
+
+def _object(arguments: str) -> Any:
+    """The object that `arguments` write; `arguments` themselves where that is none: a model went wrong or was cut off."""
+    with suppress(ValueError, RecursionError):
+        value = json.loads(arguments)
+        if isinstance(value, dict):
+            return value
+    return arguments
 
 
 def _takes_tools(template: Any) -> bool:

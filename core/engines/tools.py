@@ -24,6 +24,11 @@ The result then comes back between <tool_response> tags. Where no function is ne
 Functions, each with the JSON Schema of its arguments:
 {functions}"""
 
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords of a schema that hold schemas by names of the client's own."""
+_VALUES = ("const", "enum", "default", "examples")
+"""Keywords that hold values, in which `$ref` is a key like any other."""
+
 
 def forced_schema(request: Request) -> str | None:
     """JSON Schema of the call that `request` demands; None where it leaves the choice to the model."""
@@ -34,16 +39,40 @@ def forced_schema(request: Request) -> str | None:
         demanded = (choice,)
     else:
         return None
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": json.loads(tool.parameters)},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in demanded
-    ]
-    return json.dumps(calls[0] if len(calls) == 1 else {"anyOf": calls})
+    many = len(demanded) > 1
+    calls = [_call_schema(tool, f"#/anyOf/{i}" if many else "#") for i, tool in enumerate(demanded)]
+    return json.dumps({"anyOf": calls} if many else calls[0])
+
+
+def _call_schema(tool: Tool, place: str) -> dict[str, Any]:
+    """Schema of a call of `tool`, to stand at `place` of the whole schema."""
+    # Arguments are an object, also where their schema does not say so.
+    arguments = {"type": "object", **json.loads(tool.parameters)}
+    if "$id" not in arguments:
+        arguments = _moved(arguments, f"{place}/properties/arguments")
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool.name}, "arguments": arguments},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """`schema` with the references to its own parts (`#/$defs/...`) as they read where it stands at `place` of another."""
+    if isinstance(schema, list):
+        return [_moved(item, place) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/")):
+            moved[key] = place + value[1:]
+        elif key in _BY_NAME and isinstance(value, dict):
+            moved[key] = {name: _moved(item, place) for name, item in value.items()}
+        else:
+            moved[key] = value if key in _VALUES else _moved(value, place)
+    return moved
 
 
 def offered(request: Request) -> tuple[Tool, ...]:
