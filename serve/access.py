@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from fastapi import Request
+from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import ArtifactError
 from serve.buckets import Wait
 from serve.catalog import UnknownModel
-from serve.errors import SERVER, ApiError
+from serve.errors import SERVER, ApiError, as_api_error
 from serve.keys import ADMIN, ApiKey
 from serve.keys import Scope as KeyScope
 from serve.metering import meter_in
@@ -70,6 +71,13 @@ def check_model(request: Request, name: str) -> None:
     key = caller_of(request)
     if not may_see(key, name):
         raise UnknownModel(name, list(key.use_cases))
+
+
+async def unknown_model(request: Request, exc: Exception) -> JSONResponse:
+    """The 404 for an UnknownModel: near names are told only of what the caller may use."""
+    assert isinstance(exc, UnknownModel)
+    key = caller_of(request)
+    return as_api_error(UnknownModel(exc.name, list(key.use_cases)) if key.use_cases else exc).response()
 
 
 class Access:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from core.types import Completion, Delta
 from serve.access import caller_of, check_model
 from serve.asked import Asked, asking
 from serve.catalog import Catalog, Served, UnknownModel
-from serve.errors import as_api_error, queue_full
+from serve.errors import CHAT_NAMES, as_api_error, queue_full
 from serve.leaving import ClientGone, unless_gone
 from serve.metering import Meter, meter_of
 from serve.store_search import StoreDocuments
@@ -88,18 +88,21 @@ async def answering(
     make: Make,
     choices: int = 1,
     *,
+    names: Mapping[str, str] = CHAT_NAMES,
     user: str | None = None,
     documents: Documents | None = None,
 ) -> AsyncIterator[Answering]:
     """`choices` answers of `model`. What fails before the first piece is raised as an ApiError; later, from `deltas`.
 
     Args:
+        names: see `as_api_error`.
         user: whose requests a canary takes all or none of; None: each request is drawn by its id.
         documents: what the answers are to rest on, beside what the model itself retrieves.
 
     Raises:
         ApiError: what went wrong, as clients see it.
         ClientGone: nobody waits any more.
+        UnknownModel: there is no such model for this caller.
     """
     catalog: Catalog = request.app.state.catalog
     workers: Workers = request.app.state.workers
@@ -115,8 +118,6 @@ async def answering(
         work = workers.start([partial(body, choice) for choice in range(choices)])
     except QueueFull:
         raise queue_full(RETRY_AFTER_S) from None
-    except UnknownModel as exc:
-        raise as_api_error(exc, model) from exc
     made: Answering | None = None
     try:
         pieces = work.pieces()
@@ -125,10 +126,10 @@ async def answering(
         meter.asked = asked
         made = Answering(work, first, pieces, meter)
         yield made
-    except ClientGone:
+    except (ClientGone, UnknownModel):
         raise
     except Exception as exc:
-        raise as_api_error(exc, model) from exc
+        raise as_api_error(exc, model, names) from exc
     finally:
         if made is None or not made.handed_over:
             work.cancel()

@@ -24,8 +24,8 @@ from serve import (
     stores_routes,
     use_cases,
 )
-from serve.access import Access
-from serve.catalog import Catalog
+from serve.access import Access, unknown_model
+from serve.catalog import Catalog, UnknownModel
 from serve.head import Head
 from serve.metering import Metering
 from serve.middleware import MAX_BODY_BYTES, BodyLimit, RequestId
@@ -100,6 +100,7 @@ def create_app(
     ):
         app.include_router(routes)
     errors.install(app)
+    app.add_exception_handler(UnknownModel, unknown_model)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=max_body_bytes, file_limit=options.max_file_bytes)
     app.add_middleware(Access, admin_keys=api_keys, services=services)

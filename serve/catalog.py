@@ -41,6 +41,7 @@ class UnknownModel(UnknownName):
 
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__("model", name, known, hint="(/v1/models lists all)")
+        self.name = name
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from serve.streaming import (
     streamed_or_whole,
     usage_out,
 )
+from serve.strict_route import StrictRoute
 
-router = APIRouter(prefix="/v1", tags=["chat"])
+router = APIRouter(prefix="/v1", tags=["chat"], route_class=StrictRoute)
 
 _RESPONSES = streamed_or_whole(ChatResponse, "The answer")
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from core import types
 from core.errors import NotHonoured
@@ -20,7 +20,7 @@ from core.types import Completion, Delta, Message, TokenLogprob
 from serve.answering import Answering, answering, nobody_reads
 from serve.catalog import Served
 from serve.errors import as_api_error
-from serve.fields import OnlyFalse, Text, at, texts_or_ids
+from serve.fields import OnlyFalse, Text, at, only_empty, texts_or_ids
 from serve.leaving import ClientGone
 from serve.schemas import MAX_CHOICES, AnsweredBy, SampledRequest, SourceOut, UsageOut, is_none
 from serve.streaming import (
@@ -35,10 +35,14 @@ from serve.streaming import (
     streamed_or_whole,
     usage_out,
 )
+from serve.strict_route import StrictRoute
 
 MAX_PROMPTS = 128
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's, for this endpoint."""
+
+NAMES = {"messages": "prompt"}
+"""Fields of this endpoint by their names at chat completions."""
 
 Prompt = str | list[int]
 
@@ -63,7 +67,7 @@ class CompletionRequest(SampledRequest):
     prompt: Prompts
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     echo: OnlyFalse = False
-    suffix: Annotated[Text, Field(max_length=0)] | None = None
+    suffix: Annotated[Text, AfterValidator(only_empty), Field(json_schema_extra={"maxLength": 0})] | None = None
     max_tokens: Annotated[int, Field(ge=1)] = DEFAULT_MAX_TOKENS
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
 
@@ -104,7 +108,7 @@ class CompletionResponse(BaseModel):
     """Extension: while a canary is under way."""
 
 
-router = APIRouter(prefix="/v1", tags=["completions"])
+router = APIRouter(prefix="/v1", tags=["completions"], route_class=StrictRoute)
 
 _RESPONSES = streamed_or_whole(CompletionResponse, "The continuations")
 
@@ -118,7 +122,7 @@ async def create_completion(request: Request, body: CompletionRequest) -> Respon
         return _request(body, prompts[choice // body.n], choice % body.n, served)
 
     try:
-        async with answering(request, body.model, make, len(prompts) * body.n, user=body.user) as answers:
+        async with answering(request, body.model, make, len(prompts) * body.n, user=body.user, names=NAMES) as answers:
             head = head_of(answers, "cmpl-", body.model)
             if body.stream:
                 answers.handed_over = True

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from core.errors import ArtifactError, ContextTooLong, TuneforkError
+from core.errors import ArtifactError, TuneforkError
 from core.models import remote
 from core.settings import DEFAULT_EMBEDDING_MODEL
 from serve.access import caller_of, may_see
@@ -24,6 +24,7 @@ from serve.errors import ERRORS, ApiError, as_api_error, queue_full
 from serve.fields import ModelName, Strict, Text, texts_or_ids
 from serve.leaving import ClientGone, unless_gone
 from serve.metering import meter_of
+from serve.strict_route import StrictRoute
 from serve.workers import Give, QueueFull, Work, Workers
 
 MAX_INPUTS = 2048
@@ -84,7 +85,7 @@ class Embedded(NamedTuple):
     tokens: int
 
 
-router = APIRouter(prefix="/v1", tags=["embeddings"])
+router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=StrictRoute)
 
 
 @router.post(
@@ -112,7 +113,7 @@ async def create_embedding(request: Request, body: EmbeddingRequest) -> Response
     except ClientGone:
         return nobody_reads()
     except Exception as exc:
-        raise _explained(exc, body.model) from exc
+        raise as_api_error(exc, body.model, {"messages": "input"}) from exc
     finally:
         work.cancel()
     meter = meter_of(request)
@@ -198,9 +199,3 @@ def _encoded(vector: NDArray[np.float32], form: str) -> list[float] | str:
     if form == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
     return [float(x) for x in vector]
-
-
-def _explained(exc: Exception, model: str) -> ApiError:
-    if isinstance(exc, ContextTooLong):
-        return ApiError(400, str(exc), param="input", code="context_length_exceeded")
-    return as_api_error(exc, model)

@@ -52,6 +52,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 """For a route's `responses`: what a client may get beside the answer."""
 
+CHAT_NAMES: Mapping[str, str] = {}
+
 
 class ApiError(Exception):
     """An answer other than 200, as the client will see it."""
@@ -94,16 +96,20 @@ def queue_full(retry_after_s: int) -> ApiError:
     )
 
 
-def as_api_error(exc: Exception, model: str | None = None) -> ApiError:
-    """What a client may know of `exc`. Anything not meant for clients is logged here, and described in general words."""
+def as_api_error(exc: Exception, model: str | None = None, names: Mapping[str, str] = CHAT_NAMES) -> ApiError:
+    """What a client may know of `exc`. Anything not meant for clients is logged here, and described in general words.
+
+    Args:
+        names: what fields of chat completions, which engines speak of, are called at the client's endpoint.
+    """
     if isinstance(exc, ApiError):
         return exc
     if isinstance(exc, UnknownModel):
         return ApiError(404, str(exc), param="model", code="model_not_found")
     if isinstance(exc, NotHonoured):
-        return ApiError(400, str(exc), param=exc.param, code="unsupported_value")
+        return ApiError(400, str(exc), param=names.get(exc.param, exc.param), code="unsupported_value")
     if isinstance(exc, ContextTooLong):
-        return ApiError(400, str(exc), param="messages", code="context_length_exceeded")
+        return ApiError(400, str(exc), param=names.get("messages", "messages"), code="context_length_exceeded")
     log.error("%s: %s", type(exc).__name__, exc, exc_info=None if isinstance(exc, TuneforkError) else exc)
     the_model = f"the model {model!r}" if model else "the model"
     if isinstance(exc, ArtifactError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, LiteralString
+from functools import partial
+from typing import Annotated, Any, ClassVar, LiteralString, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -16,6 +17,8 @@ def _valid_text(value: str) -> str:
         raise PydanticCustomError("value_error", "holds half of a surrogate pair, which is not text") from None
     return value
 
+
+T = TypeVar("T", str, list[Any])
 
 Text = Annotated[str, AfterValidator(_valid_text)]
 
@@ -43,45 +46,54 @@ def _are_ids(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(i) is int and 0 <= i < 2**31 for i in value)
 
 
-def refuse_in_part(part: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raises for the first field of a content part that would be ignored."""
-    for key in part:
-        if key not in known:
-            text = "has a text part with the field '{key}', which is not supported"
-            raise PydanticCustomError("unsupported_value", text, {"key": str(key)[:40]})
+def joined(content: Any, kinds: Mapping[str, str], beside: Collection[str] = ()) -> Any:
+    """Text parts as one string, a line each. Other parts are refused by their type, and fields that would be ignored.
 
-
-def _joined(content: Any) -> Any:
-    """Text parts as one string, a line each. Other parts are refused by their type."""
+    Args:
+        kinds: the types of part that are taken, each with the field that holds its text.
+        beside: other fields of a part, taken without effect.
+    """
     if not isinstance(content, list):
         return content
     texts = []
     for part in content:
-        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-            raise PydanticCustomError("value_error", "must be a string, or parts like {'type': 'text', 'text': '...'}")
-        if part["type"] != "text":
-            raise PydanticCustomError(
-                "unsupported_value", "has a part of type '{kind}'; only text is supported", {"kind": part["type"][:40]}
-            )
-        if not isinstance(part.get("text"), str):
-            raise PydanticCustomError("value_error", "has a text part without a 'text' string")
-        refuse_in_part(part, ("type", "text", "prompt_cache_breakpoint"))
-        texts.append(part["text"])
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if not isinstance(kind, str):
+            first, field = next(iter(kinds.items()))
+            text = f"must be a string, or parts like {{'type': '{first}', '{field}': '...'}}"
+            raise PydanticCustomError("value_error", "{text}", {"text": text})
+        if kind not in kinds:
+            text = "has a part of type '{kind}'; supported: {kinds}"
+            raise PydanticCustomError("unsupported_value", text, {"kind": kind[:40], "kinds": ", ".join(kinds)})
+        field = kinds[kind]
+        if not isinstance(part.get(field), str):
+            text = "has a part of type '{kind}' without a '{field}' string"
+            raise PydanticCustomError("value_error", text, {"kind": kind, "field": field})
+        for key in part:
+            if key not in ("type", field, "prompt_cache_breakpoint", *beside):
+                text = "has a {kind} part with the field '{key}', which is not supported"
+                raise PydanticCustomError("unsupported_value", text, {"kind": kind, "key": str(key)[:40]})
+        texts.append(part[field])
     if not texts:
         raise PydanticCustomError("value_error", "must not be an empty list")
     return "\n".join(texts)
 
 
-_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-}
-Content = Annotated[
-    Text,
-    BeforeValidator(_joined),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "minItems": 1}]}),
-]
+def text_or_parts(kinds: Mapping[str, str]) -> WithJsonSchema:
+    """The JSON schema of what `joined` takes."""
+    parts = [
+        {"type": "object", "properties": {"type": {"const": kind}, field: {"type": "string"}}, "required": ["type", field]}
+        for kind, field in kinds.items()
+    ]
+    items = parts[0] if len(parts) == 1 else {"anyOf": parts}
+    return WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": items, "minItems": 1}]})
+
+
+_TEXT = {"text": "text"}
+Content = Annotated[Text, BeforeValidator(partial(joined, kinds=_TEXT)), text_or_parts(_TEXT)]
+_SPOKEN = {**_TEXT, "refusal": "refusal"}
+Spoken = Annotated[Text, BeforeValidator(partial(joined, kinds=_SPOKEN)), text_or_parts(_SPOKEN)]
+"""What an assistant said: a refusal is text like any other to the model that goes on from it."""
 
 
 def _as_list(stop: Any) -> Any:
@@ -107,16 +119,19 @@ def _nullable(schema: dict[str, Any]) -> None:
 
 
 class Strict(BaseModel):
-    """No coercion, no unknown fields; a field given as null counts as not given."""
+    """No coercion, no unknown fields; a field given as null counts as not given, but for those in `cleared_by_null`."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra=_nullable)
+
+    cleared_by_null: ClassVar[frozenset[str]] = frozenset()
+    """Fields of which null says that what is there is to go."""
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return {key: item for key, item in value.items() if item is not None}
+        return {key: item for key, item in value.items() if item is not None or key in cls.cleared_by_null}
 
 
 def at(param: str, text: str, kind: LiteralString = "value_error") -> PydanticCustomError:
@@ -140,6 +155,13 @@ def bias_of(value: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
 def _off(value: bool) -> bool:
     if value:
         raise PydanticCustomError("unsupported_value", "is only supported as false")
+    return value
+
+
+def only_empty(value: T) -> T:
+    """Raises for a text or a list that holds anything."""
+    if value:
+        raise PydanticCustomError("unsupported_value", "is only supported empty")
     return value
 
 

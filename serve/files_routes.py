@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 
 from serve.errors import ERRORS, ApiError
 from serve.files import PURPOSES, EmptyFile, StoredFile
-from serve.listing import Cursor, Order, listing, not_found, only
+from serve.listing import Cursor, Order, listing, not_found
 from serve.services import services_of
+from serve.strict_route import StrictRoute
 
-router = APIRouter(prefix="/v1", tags=["files"])
+router = APIRouter(prefix="/v1", tags=["files"], route_class=StrictRoute)
 
 _UPLOAD = {
     "requestBody": {
@@ -118,7 +119,6 @@ def list_files(
     after: Cursor = None,
 ) -> FileList:
     """Files, newest first."""
-    only(request, "purpose", "limit", "order", "after")
     files = [file.document() for file in services_of(request).files.all(purpose)]
     return FileList.model_validate(listing(files, limit=limit, order=order, after=after))
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from core.models import remote, starter
-from serve.access import caller_of, may_see
-from serve.catalog import Catalog, Entry, UnknownModel
+from serve.access import check_model
+from serve.catalog import Catalog
 from serve.errors import ERRORS, ApiError
-from serve.fields import Metadata, ModelName, Strict, Text, at
+from serve.fields import Metadata, ModelName, Strict, Text, at, only_empty
 from serve.files import StoredFile
 from serve.fine_tuning import MAX_SUFFIX, Number
 from serve.jobs import Job
-from serve.listing import Cursor, Limit, listing, not_found, only
+from serve.listing import Cursor, Limit, listing, not_found
 from serve.services import Services, services_of
 from serve.store_schemas import FileId
+from serve.strict_route import StrictRoute
 
-router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
+router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"], route_class=StrictRoute)
 
 
 class Hyperparameters(Strict):
@@ -69,7 +69,7 @@ class JobIn(Strict):
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None
     metadata: Metadata | None = None
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = None
+    integrations: Annotated[list[Any], AfterValidator(only_empty), Field(json_schema_extra={"maxItems": 0})] | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> JobIn:
@@ -208,16 +208,16 @@ def create_job(request: Request, body: JobIn) -> JobOut:
 
 
 @router.get("/jobs", responses=ERRORS, operation_id="list_fine_tuning_jobs")
-def list_jobs(request: Request, limit: Limit = 20, after: Cursor = None) -> JobList:
+def list_jobs(
+    request: Request, limit: Limit = 20, after: Cursor = None, metadata: Literal["null"] | None = None
+) -> JobList:
     """Jobs, newest first; `metadata[KEY]=VALUE` lists only those that have it, `metadata=null` those without any."""
     wanted = {name[9:-1]: value for name, value in request.query_params.items() if name.startswith("metadata[")}
-    only(request, "limit", "after", "metadata", *(f"metadata[{key}]" for key in wanted))
     services = services_of(request)
-    bare = request.query_params.get("metadata") == "null"
     jobs = [
         services.fine_tuning.document(job)
         for job in services.fine_tuning.all()
-        if wanted.items() <= job.spec["metadata"].items() and not (bare and job.spec["metadata"])
+        if wanted.items() <= job.spec["metadata"].items() and not (metadata and job.spec["metadata"])
     ]
     return JobList.model_validate(listing(jobs, limit=limit, after=after))
 
@@ -240,7 +240,6 @@ def cancel_job(request: Request, job_id: str) -> JobOut:
 @router.get("/jobs/{job_id}/events", responses=ERRORS, operation_id="list_fine_tuning_events")
 def list_events(request: Request, job_id: str, limit: Limit = 20, after: Cursor = None) -> EventList:
     """What has happened, newest first."""
-    only(request, "limit", "after")
     events = services_of(request).fine_tuning.events(_job(request, job_id))
     return EventList.model_validate(listing(events, limit=limit, after=after))
 
@@ -248,7 +247,6 @@ def list_events(request: Request, job_id: str, limit: Limit = 20, after: Cursor 
 @router.get("/jobs/{job_id}/checkpoints", responses=ERRORS, operation_id="list_fine_tuning_job_checkpoints")
 def list_checkpoints(request: Request, job_id: str, limit: Limit = 10, after: Cursor = None) -> CheckpointList:
     """The best weights of a job that succeeded: the only ones that are kept."""
-    only(request, "limit", "after")
     found = services_of(request).fine_tuning.checkpoints(_job(request, job_id))
     return CheckpointList.model_validate(listing(found, limit=limit, after=after))
 
@@ -259,15 +257,9 @@ def _base_model(request: Request, name: str) -> str:
     known = starter(name)
     if known is not None:
         return known.name
-    entry: Entry | None = None
-    with suppress(UnknownModel):
-        entry = catalog.entry(name)
-    key = caller_of(request)
-    if entry is None or (entry.use_case is not None and not may_see(key, name)):
-        # In the same words for a name that is hidden from this key as for one that is not there.
-        seen = [one.name for one in catalog.entries() if may_see(key, one.name)]
-        raise ApiError(404, str(UnknownModel(name, seen)), param="model", code="model_not_found")
+    entry = catalog.entry(name)
     if entry.use_case is not None:
+        check_model(request, name)
         text = f"'{name}' is a use case; name the base model to start from, as in '{entry.public_base_model}'"
         raise ApiError(400, text, param="model", code="unsupported_value")
     if remote(entry.base_model) is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Query
 
 from serve.errors import ApiError
 
@@ -28,8 +28,6 @@ class Page:
 
 
 Paged = Annotated[Page, Depends()]
-PAGE = tuple(field.name for field in fields(Page))
-"""For `only`."""
 
 
 def listing(
@@ -55,14 +53,6 @@ def listing(
         # What lies beyond the page in the direction that is paged: backwards only where nothing but `before` is given.
         "has_more": start > 0 if before is not None and after is None else start + len(page) < end,
     }
-
-
-def only(request: Request, *known: str) -> None:
-    """Raises ApiError for a query parameter that the route does not know: ignored, it would seem to have worked."""
-    for name in request.query_params:
-        if name not in known:
-            text = f"unknown parameter '{name[:60]}'; known: {', '.join(known) or 'none'}"
-            raise ApiError(400, text, param=name[:60], code="unknown_parameter")
 
 
 def not_found(kind: str, id: str, param: str) -> ApiError:

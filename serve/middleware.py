@@ -67,7 +67,8 @@ class RequestId:
 
 
 class BodyLimit:
-    """Refuses bodies over `limit` bytes (an uploaded file's: `file_limit`), announced or not, before they are in memory."""
+    """Refuses bodies over `limit` bytes (an uploaded file's: `file_limit`), announced or not, before they are in memory;
+    and compressed ones, whose size nobody knows."""
 
     def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES, file_limit: int = 0) -> None:
         self.app = app
@@ -80,7 +81,14 @@ class BodyLimit:
             return
         upload = scope["path"] == "/v1/files" and scope["method"] == "POST"
         limit = max(self._limit, self._file_limit + _AROUND_FILE) if upload else self._limit
-        announced = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        encoding = headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            text = f"the body has the Content-Encoding '{encoding[:40]}'; send it as it is"
+            error = ApiError(415, text, code="unsupported_encoding", headers={"Accept-Encoding": "identity"})
+            await error.response()(scope, receive, send)
+            return
+        announced = headers.get("content-length", "")
         if announced.isdigit() and int(announced) > limit:
             await _too_large(limit).response()(scope, receive, send)
             return

@@ -14,6 +14,7 @@ from serve.embeddings import embedding_models
 from serve.errors import ERRORS, ApiError
 from serve.schemas import ModelInfo, ModelList, ModelOut
 from serve.services import services_of
+from serve.strict_route import StrictRoute
 
 
 class ModelDeleted(BaseModel):
@@ -22,7 +23,7 @@ class ModelDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
-router = APIRouter(prefix="/v1", tags=["models"])
+router = APIRouter(prefix="/v1", tags=["models"], route_class=StrictRoute)
 
 
 @router.get("/models", responses=ERRORS, operation_id="list_models")

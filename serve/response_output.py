@@ -6,6 +6,7 @@ A whole response and a streamed one go the same way; the first only throws the e
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,11 +32,15 @@ class Output:
         self._items: list[Json] = response["output"]
         self._search: Json | None = None
         self._message: int | None = None
+        """The item of the message that is being written."""
         self._calls: dict[int, int] = {}
         """Of each call, the place of its item."""
         self._open: int | None = None
         """The item of the call that is being written."""
         self._logprobs: list[Json] = []
+        """Of the message's tokens."""
+        self._silent: list[Json] = []
+        """Of tokens that let out no text yet: the next text is theirs, or a call that has none."""
         self._number = 0
 
     def start(self) -> Iterator[Json]:
@@ -55,8 +60,11 @@ class Output:
         if self._search is not None and self._search["status"] != "completed":
             self._search["status"] = "completed"
             yield self._event("response.file_search_call.completed", output_index=0, item_id=self._search["id"])
-        if delta.text or delta.logprobs:
-            yield from self._text(delta.text, [_logprob(lp) for lp in delta.logprobs])
+            if not self._with_results:
+                yield self._event("response.output_item.done", output_index=0, item=dict(self._search))
+        self._silent += [_logprob(lp) for lp in delta.logprobs]
+        if delta.text:
+            yield from self._text(delta.text)
         for piece in delta.tool_calls:
             yield from self._piece(piece)
         if delta.completion is not None:
@@ -66,25 +74,36 @@ class Output:
         self.response |= {"status": "failed", "error": {"code": "server_error", "message": message}}
         yield self._event("response.failed", response=self._snapshot())
 
-    def _text(self, text: str, logprobs: list[Json]) -> Iterator[Json]:
+    @property
+    def _with_results(self) -> bool:
+        """Whether the search is done only when the answer is, with which its results come."""
+        return "file_search_call.results" in self._include
+
+    def _text(self, text: str) -> Iterator[Json]:
         if self._message is None:
             yield from self._open_message()
         assert self._message is not None
         part = self._items[self._message]["content"][0]
         part["text"] += text
+        logprobs, self._silent = self._silent, []
         self._logprobs += logprobs
         yield self._event("response.output_text.delta", **self._place(), delta=text, logprobs=logprobs)
 
     def _open_message(self) -> Iterator[Json]:
+        yield from self._close_call("completed")
         part: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item: Json = {"id": new_id("msg_"), "type": "message", "role": "assistant", "status": "in_progress"}
-        self._message = len(self._items)
+        self._message, self._logprobs = len(self._items), []
         yield self._event("response.output_item.added", output_index=self._message, item={**item, "content": []})
         self._items.append({**item, "content": [part]})
         yield self._event("response.content_part.added", **self._place(), part={**part, "annotations": []})
 
     def _piece(self, piece: CallPiece) -> Iterator[Json]:
+        self._silent = []
         if piece.index not in self._calls:
+            if self._message is not None and self._search is None:
+                # What a text cites is known at the answer's end: one that may cite stays open until then.
+                yield from self._close_message((), "completed")
             yield from self._close_call("completed")
             self._calls[piece.index] = len(self._items)
             item = {"id": new_id("fc_"), "type": "function_call", "status": "in_progress", "call_id": piece.id}
@@ -115,12 +134,13 @@ class Output:
         cut = end.finish_reason == "length"
         if self._message is None and not end.tool_calls:
             yield from self._open_message()
+        if self._message is not None and self._silent:
+            yield from self._text("")
         yield from self._close_call("incomplete" if cut else "completed")
         if self._message is not None:
-            yield from self._close_message(end, "incomplete" if cut else "completed")
-        if self._search is not None:
-            if "file_search_call.results" in self._include:
-                self._search["results"] = [_result(source) for source in end.sources]
+            yield from self._close_message(end.sources, "incomplete" if cut else "completed")
+        if self._search is not None and self._with_results:
+            self._search["results"] = [_result(source) for source in end.sources]
             yield self._event("response.output_item.done", output_index=0, item=dict(self._search))
         usage = end.usage
         self.response["usage"] = {
@@ -133,15 +153,17 @@ class Output:
         self.response["status"] = "incomplete" if cut else "completed"
         if cut:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
+        else:
+            self.response["completed_at"] = int(time.time())
         yield self._event(f"response.{self.response['status']}", response=self._snapshot())
 
-    def _close_message(self, end: Completion, status: str) -> Iterator[Json]:
+    def _close_message(self, sources: Sequence[Source], status: str) -> Iterator[Json]:
         assert self._message is not None
         item = self._items[self._message]
         part = item["content"][0]
         if "message.output_text.logprobs" in self._include:
             part["logprobs"] = self._logprobs
-        part["annotations"] = citations(part["text"], end.sources)
+        part["annotations"] = citations(part["text"], sources)
         for number, annotation in enumerate(part["annotations"]):
             yield self._event(
                 "response.output_text.annotation.added",
@@ -153,6 +175,7 @@ class Output:
         yield self._event("response.content_part.done", **self._place(), part=dict(part))
         item["status"] = status
         yield self._event("response.output_item.done", output_index=self._message, item=dict(item))
+        self._message = None
 
     def _place(self) -> Json:
         assert self._message is not None

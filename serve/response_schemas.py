@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -19,12 +20,24 @@ from serve.fields import (
     Text,
     TopP,
     at,
-    refuse_in_part,
+    joined,
     refuse_unsupported,
+    text_or_parts,
 )
 from serve.schemas import MAX_MESSAGES
 from serve.store_schemas import RankingOptions
-from serve.tool_schemas import MAX_TOOLS, Name, Schema, check_enforceable, chosen
+from serve.tool_schemas import (
+    MAX_TOOLS,
+    MODE,
+    NAME,
+    WORDS,
+    Name,
+    Parameters,
+    Schema,
+    check_enforceable,
+    chosen,
+    object_schema,
+)
 
 UNSUPPORTED = frozenset(
     (
@@ -37,34 +50,11 @@ UNSUPPORTED = frozenset(
 Includable = Literal["message.output_text.logprobs", "file_search_call.results"]
 
 
-def _content(value: Any) -> Any:
-    """Text parts as one string, a line each; other parts are refused by their type."""
-    if not isinstance(value, list):
-        return value
-    texts = []
-    for part in value:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind not in ("input_text", "output_text"):
-            text = "has a part of type '{kind}'; only input_text and output_text are supported"
-            raise PydanticCustomError("unsupported_value", text, {"kind": str(kind)[:40]})
-        if not isinstance(part.get("text"), str):
-            raise PydanticCustomError("value_error", "has a text part without a 'text' string")
-        refuse_in_part(part, ("type", "text", "annotations", "logprobs", "prompt_cache_breakpoint"))
-        texts.append(part["text"])
-    if not texts:
-        raise PydanticCustomError("value_error", "must not be an empty list")
-    return "\n".join(texts)
-
-
-_PART = {
-    "type": "object",
-    "properties": {"type": {"enum": ["input_text", "output_text"]}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-}
+_TEXT = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 Content = Annotated[
     Text,
-    BeforeValidator(_content),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "minItems": 1}]}),
+    BeforeValidator(partial(joined, kinds=_TEXT, beside=("annotations", "logprobs"))),
+    text_or_parts(_TEXT),
 ]
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -83,18 +73,9 @@ class CallItem(Strict):
     call_id: Annotated[Text, Field(min_length=1)]
     name: Text
     arguments: Text
+    """As the model wrote them."""
     id: Text | None = None
     status: Status | None = None
-
-    @model_validator(mode="after")
-    def _object(self) -> CallItem:
-        try:
-            arguments = json.loads(self.arguments)
-        except ValueError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            raise PydanticCustomError("value_error", "has arguments that are no JSON object")
-        return self
 
 
 class OutputItem(Strict):
@@ -146,7 +127,7 @@ class ToolIn(Strict):
     type: Literal["function", "file_search"]
     name: Name | None = None
     description: Text | None = None
-    parameters: Schema | None = None
+    parameters: Parameters | None = None
     strict: bool = False
     vector_store_ids: Annotated[list[Text], Field(min_length=1, max_length=1)] | None = None
     """The use case's own name, or the id of a vector store."""
@@ -174,15 +155,29 @@ class ToolIn(Strict):
         return self.vector_store_ids is not None and self.vector_store_ids[0].startswith("vs_")
 
 
+_SEARCH = {"type": "file_search"}
+
+
 def _choice(value: Any) -> Any:
-    if value in ("none", "auto", "required"):
+    if value in ("none", "auto", "required") or _tool_by_name(value):
         return value
-    if isinstance(value, Mapping):
-        named = value.get("type") == "function" and set(value) == {"type", "name"} and isinstance(value["name"], str)
-        if named or dict(value) == {"type": "file_search"}:
-            return dict(value)
-    text = "must be 'none', 'auto', 'required', a function by its name, or {'type': 'file_search'}"
+    if isinstance(value, Mapping) and value.get("type") == "allowed_tools" and set(value) == {"type", "mode", "tools"}:
+        tools = value["tools"]
+        if value["mode"] in ("auto", "required") and isinstance(tools, list) and tools and all(map(_tool_by_name, tools)):
+            return value
+    text = "must be 'none', 'auto', 'required', a function by its name, {'type': 'file_search'}, or allowed_tools of these"
     raise PydanticCustomError("unsupported_value", text)
+
+
+def _tool_by_name(value: Any) -> bool:
+    named = isinstance(value, Mapping) and value.get("type") == "function" and set(value) == {"type", "name"}
+    return (named and isinstance(value["name"], str)) or value == _SEARCH
+
+
+_NAMED = object_schema(type={"const": "function"}, name=NAME)
+_ONE: dict[str, Any] = {"anyOf": [_NAMED, object_schema(type={"const": "file_search"})]}
+_SOME: dict[str, Any] = {"type": "array", "items": _ONE, "minItems": 1}
+_CHOICE = {"anyOf": [WORDS, _ONE, object_schema(type={"const": "allowed_tools"}, mode=MODE, tools=_SOME)]}
 
 
 class TextFormat(Strict):
@@ -194,7 +189,8 @@ class TextFormat(Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> TextFormat:
-        if (self.type == "json_schema") != (self.schema_ is not None and self.name is not None):
+        own = [self.name, self.schema_]
+        if any((self.type == "json_schema") == (field is None) for field in own):
             raise at("text.format", "needs a 'name' and a 'schema' if, and only if, its type is json_schema")
         if self.schema_ is not None:
             check_enforceable(self.schema_, "text.format.schema")
@@ -221,7 +217,7 @@ class ResponseRequest(Strict):
     include: list[Includable] = Field(default_factory=list)
     text: TextConfig | None = None
     tools: Annotated[list[ToolIn], Field(max_length=MAX_TOOLS, default_factory=list)]
-    tool_choice: Annotated[Any, BeforeValidator(_choice), WithJsonSchema({"type": ["string", "object"]})] = "auto"
+    tool_choice: Annotated[Any, BeforeValidator(_choice), WithJsonSchema(_CHOICE)] = "auto"
     parallel_tool_calls: bool = True
     metadata: Metadata = Field(default_factory=dict)
 
@@ -248,6 +244,11 @@ class ResponseRequest(Strict):
     def _together(self) -> ResponseRequest:
         if self.top_logprobs and "message.output_text.logprobs" not in self.include:
             raise at("top_logprobs", "needs 'message.output_text.logprobs' in 'include'")
+        if sum(tool.type == "file_search" for tool in self.tools) > 1:
+            raise at("tools", "hold more than one file_search; one is searched", "unsupported_value")
+        some = self.tool_choice if isinstance(self.tool_choice, Mapping) else {}
+        if _SEARCH in [some, *some.get("tools", ())] and self.searched() is None:
+            raise at("tool_choice", "names file_search, which is not among the tools")
         _, choice = self.choice()
         if choice not in ("auto", "none") and self.json_schema() is not None:
             raise at("text.format", "cannot be held to where a function must be called")
@@ -255,19 +256,25 @@ class ResponseRequest(Strict):
 
     def choice(self) -> tuple[tuple[Tool, ...], ToolChoice | Tool]:
         """The functions, and which of them must be called."""
-        word = self.tool_choice if isinstance(self.tool_choice, str) else None
-        name = None if word is not None else self.tool_choice.get("name")
+        given, allowed = self.tool_choice, None
+        if isinstance(given, Mapping) and given["type"] == "allowed_tools":
+            given, allowed = given["mode"], [tool["name"] for tool in given["tools"] if tool != _SEARCH]
+        word = given if isinstance(given, str) else None
+        name = None if word is not None else given.get("name")
         tools = [
             Tool(t.name or "", t.description or "", json.dumps(t.parameters or {"type": "object"}), t.strict)
             for t in self.tools
             if t.type == "function"
         ]
-        if word == "required" and not tools and self.searched() is not None:
+        if word == "required" and (not tools or allowed == []) and self.searched() is not None:
             word = "auto"  # what must be called is the search, which every question leads to
-        return chosen(tools, word, name, "tools[{}].parameters")
+        return chosen(tools, word, name, "tools[{}].parameters", allowed)
 
     def searched(self) -> ToolIn | None:
         """The search that is wanted."""
+        given = self.tool_choice
+        if isinstance(given, Mapping) and given["type"] == "allowed_tools" and _SEARCH not in given["tools"]:
+            return None
         return next((t for t in self.tools if t.vector_store_ids), None)
 
     def json_schema(self) -> str | None:

@@ -15,10 +15,9 @@ from core import types
 from core.types import Message, Sampling
 from serve.access import caller_of, check_model
 from serve.answering import Answering, Documents, answering, new_id, nobody_reads
-from serve.catalog import Catalog, Entry, Served
+from serve.catalog import Catalog, Entry, Served, UnknownModel
 from serve.errors import ERRORS, ApiError, as_api_error
 from serve.leaving import ClientGone, unless_gone
-from serve.listing import only
 from serve.response_output import Output
 from serve.response_schemas import (
     CallItem,
@@ -33,13 +32,17 @@ from serve.response_store import Responses
 from serve.services import services_of
 from serve.stores_routes import store_documents
 from serve.streaming import EventStream
+from serve.strict_route import StrictRoute
 
 Json = dict[str, Any]
+
+NAMES = {"messages": "input", "response_format": "text.format", "max_tokens": "max_output_tokens"}
+"""Fields of this endpoint by their names at chat completions."""
 
 STORE_TOP_K = 4
 """Passages of a vector store that stand in a prompt unless the client says; as many as of a use case's documents."""
 
-router = APIRouter(prefix="/v1/responses", tags=["responses"])
+router = APIRouter(prefix="/v1/responses", tags=["responses"], route_class=StrictRoute)
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -63,6 +66,8 @@ async def create_response(request: Request, body: ResponseRequest) -> Response:
         raise ApiError(400, f"'input' {wrong}", param="input", code="invalid_value")
     try:
         entry, documents = await asyncio.to_thread(_served, request, body)
+    except UnknownModel:
+        raise
     except Exception as exc:
         raise as_api_error(exc, body.model) from exc
     messages = turns(items, body.instructions)
@@ -73,7 +78,7 @@ async def create_response(request: Request, body: ResponseRequest) -> Response:
     question = next(m.content for m in reversed(messages) if m.role == "user")
     try:
         user = body.safety_identifier or body.user
-        async with answering(request, entry.name, make, user=user, documents=documents) as answers:
+        async with answering(request, entry.name, make, user=user, documents=documents, names=NAMES) as answers:
             served = answers.served
             searches = documents is not None or "rag" in served.route
             answered_by = {"tunefork": {"arm": served.arm}} if served.arm else {}
@@ -97,7 +102,6 @@ async def create_response(request: Request, body: ResponseRequest) -> Response:
 @router.get("/{response_id}", response_model=None, responses=_RESPONSES, operation_id="retrieve_response")
 async def retrieve_response(request: Request, response_id: str, stream: bool = False) -> Response:
     """A stored response. It cannot be streamed once more."""
-    only(request, "stream")
     if stream:
         raise ApiError(400, "'stream' is not supported here", param="stream", code="unsupported_value")
     stored = await asyncio.to_thread(_store(request).get, caller_of(request).id, response_id)
@@ -130,7 +134,6 @@ async def list_input_items(
     after: str | None = None,
 ) -> Response:
     """The items of the request that a response answered, newest first unless told."""
-    only(request, "limit", "order", "after")
     stored = await asyncio.to_thread(_store(request).get, caller_of(request).id, response_id)
     if stored is None:
         raise _unknown(response_id)
@@ -216,6 +219,7 @@ def _response(body: ResponseRequest) -> Json:
         "id": new_id("resp_"),
         "object": "response",
         "created_at": int(time.time()),
+        "completed_at": None,
         "status": "in_progress",
         "background": False,
         "error": None,

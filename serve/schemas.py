@@ -6,11 +6,10 @@ only with it ("off"), and everything else is unknown. `null` means "not given", 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.types import Message, Sampling, Tool, ToolCall, ToolChoice
@@ -22,6 +21,7 @@ from serve.fields import (
     OnlyFalse,
     Penalty,
     Seed,
+    Spoken,
     Stop,
     Strict,
     Temperature,
@@ -29,9 +29,10 @@ from serve.fields import (
     TopP,
     at,
     bias_of,
+    only_empty,
     refuse_unsupported,
 )
-from serve.tool_schemas import MAX_TOOLS, Choice, FunctionTool, NamedChoice, ResponseFormat, chosen
+from serve.tool_schemas import MAX_TOOLS, AllowedChoice, Choice, FunctionTool, NamedChoice, ResponseFormat, chosen
 
 MAX_CHOICES = 16
 MAX_MESSAGES = 2048
@@ -63,16 +64,7 @@ class UserMessage(Strict):
 class CallFunctionIn(Strict):
     name: Text
     arguments: Text
-
-    @model_validator(mode="after")
-    def _object(self) -> CallFunctionIn:
-        try:
-            arguments = json.loads(self.arguments)
-        except ValueError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            raise PydanticCustomError("value_error", "has arguments that are no JSON object")
-        return self
+    """As the model wrote them: an answer that was cut off, or went wrong, may come back too."""
 
 
 class CallIn(Strict):
@@ -85,16 +77,18 @@ class AssistantMessage(Strict):
     """An earlier answer. What this server adds to its answers may come back with them, and is not shown to the model."""
 
     role: Literal["assistant"]
-    content: Content | None = None
+    content: Spoken | None = None
+    refusal: Text | None = None
+    """What was said in place of a content."""
     tool_calls: Annotated[list[CallIn], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
     name: Text | None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    annotations: Annotated[list[Any], AfterValidator(only_empty), Field(json_schema_extra={"maxItems": 0})] | None = None
     sources: list[Any] | None = None
     unknown_citations: list[Any] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> AssistantMessage:
-        if self.content is None and self.tool_calls is None:
+        if self.content is None and self.refusal is None and self.tool_calls is None:
             raise PydanticCustomError("missing", "needs a content or tool_calls")
         return self
 
@@ -241,10 +235,14 @@ class ChatRequest(SampledRequest):
 
     def choice(self) -> tuple[tuple[Tool, ...], ToolChoice | Tool]:
         """The tools, and which of them must be called."""
-        given = self.tool_choice
-        word, name = (None, given.function.name) if isinstance(given, NamedChoice) else (given, None)
+        given, path = self.tool_choice, "tools[{}].function.parameters"
         tools = [tool.function.tool() for tool in self.tools or ()]
-        return chosen(tools, word, name, "tools[{}].function.parameters")
+        if isinstance(given, NamedChoice):
+            return chosen(tools, None, given.function.name, path)
+        if isinstance(given, AllowedChoice):
+            some = given.allowed_tools
+            return chosen(tools, some.mode, None, path, [tool.function.name for tool in some.tools])
+        return chosen(tools, given, None, path)
 
     def turns(self) -> tuple[Message, ...]:
         """The messages, as engines take them."""
@@ -252,7 +250,7 @@ class ChatRequest(SampledRequest):
         for m in self.messages:
             if isinstance(m, AssistantMessage):
                 calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in m.tool_calls or ())
-                turns.append(Message("assistant", m.content or "", calls))
+                turns.append(Message("assistant", m.content or m.refusal or "", calls))
             elif isinstance(m, ToolMessage):
                 turns.append(Message("tool", m.content, tool_call_id=m.tool_call_id))
             else:

@@ -18,6 +18,7 @@ from core.errors import ConfigError, TuneforkError
 from core.progress import say
 from serve.app import create_app
 from serve.catalog import Catalog
+from serve.protocol import Protocol
 from serve.services import Options
 
 GRACE_S = 20
@@ -105,6 +106,7 @@ def run_server(
         app,
         lifespan="on",
         ws="none",
+        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,

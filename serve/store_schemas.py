@@ -53,6 +53,8 @@ class StoreIn(Strict):
 
 
 class StoreUpdate(Strict):
+    cleared_by_null = frozenset(("name", "expires_after", "metadata"))
+
     name: Annotated[Text, Field(max_length=256)] | None = None
     expires_after: ExpiresAfter | None = None
     metadata: Metadata | None = None
@@ -65,7 +67,9 @@ class StoreFileIn(Strict):
 
 
 class StoreFileUpdate(Strict):
-    attributes: AttributesIn = Field(default_factory=dict)
+    cleared_by_null = frozenset(("attributes",))
+
+    attributes: AttributesIn | None
 
 
 class BatchIn(Strict):

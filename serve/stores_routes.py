@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from core.errors import ConfigError
 from serve.access import caller_of, may_see
 from serve.errors import ERRORS, ApiError
-from serve.listing import PAGE, Page, Paged, listing, not_found, only
+from serve.listing import Page, Paged, listing, not_found
 from serve.services import Services, services_of
 from serve.state import Row
 from serve.store_schemas import (
@@ -36,11 +36,12 @@ from serve.store_schemas import (
 )
 from serve.store_search import Result, StoreDocuments
 from serve.stores import NewFile, StoreFile, expired
+from serve.strict_route import StrictRoute
 
 if TYPE_CHECKING:
     from rag.filters import Filter
 
-router = APIRouter(prefix="/v1", tags=["vector stores"])
+router = APIRouter(prefix="/v1", tags=["vector stores"], route_class=StrictRoute)
 
 FileStatus = Annotated[Literal["in_progress", "completed", "failed", "cancelled"] | None, Query()]
 
@@ -62,7 +63,6 @@ def create_vector_store(request: Request, body: StoreIn) -> StoreOut:
 @router.get("/vector_stores", responses=ERRORS, operation_id="list_vector_stores")
 def list_vector_stores(request: Request, page: Paged) -> StoreList:
     """Stores, newest first."""
-    only(request, *PAGE)
     services = services_of(request)
     caller = caller_of(request)
     stores = [services.stores.document(row) for row in services.stores.rows() if may_see(caller, row["id"])]
@@ -77,15 +77,16 @@ def retrieve_vector_store(request: Request, store_id: str) -> StoreOut:
 
 @router.post("/vector_stores/{store_id}", responses=ERRORS, operation_id="modify_vector_store")
 def modify_vector_store(request: Request, store_id: str, body: StoreUpdate) -> StoreOut:
-    """Change a store's name, metadata or expiry; what is not given stays."""
+    """Change a store's name, metadata or expiry; what is not given stays, and what is given as null goes."""
     services = services_of(request)
     _store(request, store_id)
-    changes: dict[str, Any] = {} if body.name is None else {"name": body.name}
-    if body.metadata is not None:
-        changes["metadata"] = json.dumps(body.metadata)
-    if body.expires_after is not None:
-        changes["expires_after_days"] = body.expires_after.days
-    services.stores.update(store_id, changes)
+    changes: dict[str, Any] = {
+        "name": body.name or "",
+        "metadata": json.dumps(body.metadata or {}),
+        "expires_after_days": None if body.expires_after is None else body.expires_after.days,
+    }
+    given = body.model_fields_set
+    services.stores.update(store_id, {c: value for c, value in changes.items() if c.removesuffix("_days") in given})
     return _out(services, _store(request, store_id))
 
 
@@ -176,7 +177,6 @@ def create_vector_store_file(request: Request, store_id: str, body: StoreFileIn)
 @router.get("/vector_stores/{store_id}/files", responses=ERRORS, operation_id="list_vector_store_files")
 def list_vector_store_files(request: Request, store_id: str, page: Paged, filter: FileStatus = None) -> StoreFileList:
     """A store's files, newest first; `filter` is a status."""
-    only(request, *PAGE, "filter")
     _store(request, store_id)
     return _file_list(services_of(request).stores.files(store_id), filter, page)
 
@@ -194,7 +194,7 @@ def update_vector_store_file(request: Request, store_id: str, file_id: str, body
     services = services_of(request)
     _store(request, store_id)
     _file(services, store_id, file_id)
-    services.stores.set_attributes(store_id, file_id, body.attributes)
+    services.stores.set_attributes(store_id, file_id, body.attributes or {})
     return _file_out(_file(services, store_id, file_id))
 
 
@@ -266,7 +266,6 @@ def list_file_batch_files(
     filter: FileStatus = None,
 ) -> StoreFileList:
     """The files that a batch brought."""
-    only(request, *PAGE, "filter")
     services = services_of(request)
     _store(request, store_id)
     _batch(services, store_id, batch_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -33,6 +33,16 @@ def _schema(value: dict[str, Any]) -> dict[str, Any]:
 Schema = Annotated[dict[str, Any], AfterValidator(_schema), WithJsonSchema({"type": "object"})]
 
 
+def _of_an_object(value: dict[str, Any]) -> dict[str, Any]:
+    if value.get("type", "object") != "object":
+        raise PydanticCustomError("value_error", "must be the schema of an object: its 'type' is not 'object'")
+    return value
+
+
+Parameters = Annotated[Schema, AfterValidator(_of_an_object)]
+"""JSON Schema of a call's arguments."""
+
+
 @lru_cache(maxsize=256)
 def _error(schema: str) -> str | None:
     from core.engines.grammar import schema_error
@@ -49,7 +59,7 @@ def check_enforceable(schema: dict[str, Any], param: str) -> None:
 class FunctionDefinition(Strict):
     name: Name
     description: Text | None = None
-    parameters: Schema | None = None
+    parameters: Parameters | None = None
     strict: bool = False
     """A call whose arguments do not follow `parameters` is never reported as one."""
 
@@ -72,27 +82,55 @@ class NamedChoice(Strict):
     function: _ChosenFunction
 
 
+class _Allowed(Strict):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedChoice], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedChoice(Strict):
+    """Some of the tools, as if the others were not there."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: _Allowed
+
+
 def _choice(value: Any) -> Any:
-    """A word or a function; says so in one sentence, where a union would report each of its members."""
-    if isinstance(value, str):
-        if value in ("none", "auto", "required"):
-            return value
-        raise PydanticCustomError("unsupported_value", "must be 'none', 'auto', 'required', or a function")
-    if isinstance(value, Mapping) and value.get("type") == "function":
+    """A word, a function, or some; says so in one sentence, where a union would report each of its members."""
+    if isinstance(value, str) and value in ("none", "auto", "required"):
+        return value
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    if kind == "function":
         return NamedChoice.model_validate(value)
-    raise PydanticCustomError("unsupported_value", "must be 'none', 'auto', 'required', or a function")
+    if kind == "allowed_tools":
+        return AllowedChoice.model_validate(value)
+    raise PydanticCustomError("unsupported_value", "must be 'none', 'auto', 'required', a function, or allowed_tools")
 
 
-CHOICES: dict[str, Any] = {"type": "string", "enum": ["none", "auto", "required"]}
+def object_schema(**fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of an object that has these fields and, but for nulls, no others."""
+    return {
+        "type": "object",
+        "properties": fields,
+        "required": list(fields),
+        "additionalProperties": {"type": "null"},
+    }
+
+
+WORDS: dict[str, Any] = {"type": "string", "enum": ["none", "auto", "required"]}
+MODE: dict[str, Any] = {"type": "string", "enum": ["auto", "required"]}
+NAME: dict[str, Any] = {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"}
+_NAMED = object_schema(type={"const": "function"}, function=object_schema(name=NAME))
+_SOME = {"type": "array", "items": _NAMED, "minItems": 1, "maxItems": MAX_TOOLS}
+_ALLOWED = object_schema(type={"const": "allowed_tools"}, allowed_tools=object_schema(mode=MODE, tools=_SOME))
 Choice = Annotated[
-    str | NamedChoice,
+    str | NamedChoice | AllowedChoice,
     BeforeValidator(_choice),
-    WithJsonSchema({"anyOf": [CHOICES, NamedChoice.model_json_schema(ref_template="#/components/schemas/{model}")]}),
+    WithJsonSchema({"anyOf": [WORDS, _NAMED, _ALLOWED]}),
 ]
 
 
 def chosen(
-    tools: Sequence[Tool], choice: str | None, name: str | None, path: str
+    tools: Sequence[Tool], choice: str | None, name: str | None, path: str, allowed: Collection[str] | None = None
 ) -> tuple[tuple[Tool, ...], ToolChoice | Tool]:
     """The tools and the choice among them, as engines take them.
 
@@ -100,6 +138,7 @@ def chosen(
         choice: none, auto or required; None when the client left it out, or named a function.
         name: the function that must be called.
         path: where in `tools` the schema of number {} stands.
+        allowed: the functions that the model may know of; None: all.
 
     Raises:
         PydanticCustomError: an unknown function, a name twice, a choice without tools, a schema that cannot be enforced.
@@ -109,15 +148,17 @@ def chosen(
     names = [tool.name for tool in tools]
     if len(set(names)) < len(names):
         raise at("tools", "name the same function twice")
-    if name is not None and name not in names:
-        raise at("tool_choice", f"names the function {name!r}, which is not among the tools")
+    for wanted in [*([] if name is None else [name]), *(allowed or ())]:
+        if wanted not in names:
+            raise at("tool_choice", f"names the function {wanted!r}, which is not among the tools")
     for i, tool in enumerate(tools):
         demanded = choice == "required" or tool.name == name
         if tool.strict or demanded:
             check_enforceable(json.loads(tool.parameters), path.format(i))
     if name is not None:
         return tuple(tools), tools[names.index(name)]
-    return tuple(tools), "none" if choice == "none" else "required" if choice == "required" else "auto"
+    shown = tuple(tool for tool in tools if allowed is None or tool.name in allowed)
+    return shown, "none" if choice == "none" else "required" if choice == "required" else "auto"
 
 
 class JsonSchemaFormat(Strict):

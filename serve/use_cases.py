@@ -17,10 +17,11 @@ from serve.access import caller_of, may_see
 from serve.errors import ERRORS, ApiError, as_api_error
 from serve.fields import Strict, Text, at
 from serve.jobs import Job
-from serve.listing import Cursor, Limit, Order, listing, not_found, only
+from serve.listing import Cursor, Limit, Order, listing, not_found
 from serve.services import services_of
+from serve.strict_route import StrictRoute
 
-router = APIRouter(prefix="/v1/use_cases", tags=["use cases"])
+router = APIRouter(prefix="/v1/use_cases", tags=["use cases"], route_class=StrictRoute)
 
 KIND = "advise"
 
@@ -140,7 +141,6 @@ def list_use_cases(
     after: Cursor = None,
 ) -> UseCaseList:
     """Use cases by name."""
-    only(request, "limit", "order", "after")
     workspace, caller = services_of(request).workspace, caller_of(request)
     found = [_out(request, workspace.use_case(name)) for name in workspace.names() if may_see(caller, name)]
     return UseCaseList.model_validate(listing(found, limit=limit, order=order, after=after))
@@ -175,7 +175,6 @@ def retrieve_verdict(request: Request, name: str) -> dict[str, Any]:
 )
 def retrieve_report(request: Request, name: str, format: Literal["json", "html"] = "json") -> Response:
     """The report of the verdict in force, as one JSON document or as a page."""
-    only(request, "format")
     folder = _folder(request, name)
     verdict = folder.verdict()
     if verdict is None:
@@ -220,7 +219,6 @@ def create_advise_job(request: Request, name: str, body: AdviseIn) -> AdviseOut:
 @router.get("/{name}/advise", responses=ERRORS, operation_id="list_advise_jobs")
 def list_advise_jobs(request: Request, name: str, limit: Limit = 20, after: Cursor = None) -> AdviseList:
     """The use case's advise jobs, newest first."""
-    only(request, "limit", "after")
     _folder(request, name)
     jobs = [_job_out(job) for job in reversed(services_of(request).jobs.of(KIND, name))]
     return AdviseList.model_validate(listing(jobs, limit=limit, after=after))

@@ -19,6 +19,7 @@ from core.types import Delta, Request
 from core.workspace import Workspace
 from serve.app import create_app
 from serve.catalog import Catalog
+from serve.protocol import Protocol
 from serve.server import listen, url_of
 
 
@@ -79,7 +80,15 @@ def running(catalog: Catalog, **options: Any) -> Iterator[Server]:
     app = create_app(catalog, **options)
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(
-        uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        uvicorn.Config(
+            app,
+            lifespan="on",
+            ws="none",
+            http=Protocol,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+        )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

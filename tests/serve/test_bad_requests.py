@@ -11,14 +11,20 @@ import openai
 import pytest
 
 from core.engines.adapters import AdapterError
-from core.errors import ContextTooLong, EngineError, EngineTimeout, EngineUnavailable
+from core.errors import ContextTooLong, EngineError, EngineTimeout, EngineUnavailable, NotHonoured
 from core.workspace import Workspace
 from tests.serve.conftest import EchoEngine, Server, declare
 
 ASK: Any = [{"role": "user", "content": "hi"}]
 F: Any = {"type": "function", "function": {"name": "f"}}
 ODD: Any = {"type": "function", "function": {"name": "odd", "parameters": {"type": "object", "not": {}}}}
+PARAMETERS = "tools[0].function.parameters"
 Serve = Callable[..., Server]
+
+
+def allowed(name: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}}]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": tools}}
 
 
 @pytest.fixture
@@ -48,7 +54,15 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"tools": [F, F]}, "tools", "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"tools": [F], "tool_choice": "maybe"}, "tool_choice", "unsupported_value"),
-        ({"tools": [F], "tool_choice": {"type": "allowed_tools"}}, "tool_choice", "unsupported_value"),
+        ({"tools": [F], "tool_choice": {"type": "custom"}}, "tool_choice", "unsupported_value"),
+        (
+            {"tools": [F], "tool_choice": {"type": "allowed_tools"}},
+            "tool_choice.allowed_tools",
+            "missing_required_parameter",
+        ),
+        ({"tools": [F], "tool_choice": allowed("g")}, "tool_choice", "invalid_value"),
+        ({"tool_choice": allowed("f")}, "tool_choice", "invalid_value"),
+        ({"tools": [{**F, "function": {"name": "f", "parameters": {"type": "string"}}}]}, PARAMETERS, "invalid_value"),
         (
             {"tools": [F], "tool_choice": {"type": "function", "function": {"name": "g"}}},
             "tool_choice",
@@ -133,17 +147,9 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ),
         ({"messages": [*ASK, {"role": "assistant"}]}, "messages[1]", "missing_required_parameter"),
         (
-            {
-                "messages": [
-                    *ASK,
-                    {
-                        "role": "assistant",
-                        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{"}}],
-                    },
-                ]
-            },
-            "messages[1].tool_calls[0].function",
-            "invalid_value",
+            {"messages": [{"role": "user", "content": [{"type": "refusal", "refusal": "no"}]}]},
+            "messages[0].content",
+            "unsupported_value",
         ),
         ({"messages": [{"content": "x"}]}, "messages[0]", "invalid_value"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
@@ -215,6 +221,35 @@ def test_large_body_is_a_413(server: Server, announced: bool) -> None:
     response = httpx.post(f"{server.url}/v1/chat/completions", content=sent, headers=headers)
     assert response.status_code == 413
     assert error_of(response)["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("chat/completions", {"messages": ASK}, "messages"),
+        ("completions", {"prompt": "hi"}, "prompt"),
+        ("responses", {"input": "hi"}, "input"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(ContextTooLong(5000, 4096), "context_length_exceeded"), (NotHonoured("messages", "no"), "unsupported_value")],
+)
+def test_field_that_is_too_long_or_not_honoured_has_the_endpoints_name(
+    serve: Serve,
+    workspace: Workspace,
+    engines: dict[str, EchoEngine],
+    failure: Any,
+    code: str,
+    path: str,
+    body: Any,
+    param: str,
+) -> None:
+    declare(workspace, "faq")
+    engines["echo"] = EchoEngine(error=failure)
+    answer = httpx.post(f"{serve().url}/v1/{path}", json={"model": "faq", **body})
+    error = error_of(answer)
+    assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
 
 
 def test_unknown_model_is_a_404_with_near_names(server: Server) -> None:

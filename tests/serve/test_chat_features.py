@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
@@ -178,6 +178,15 @@ class Person(BaseModel):
     age: int
 
 
+class Kind(BaseModel):
+    name: Literal["clerk", "cook"]
+
+
+class Hire(BaseModel):
+    kind: Kind
+    salary: Literal[1, 2]
+
+
 @pytest.mark.parametrize("temperature", [0, 1.5])
 def test_answer_follows_a_schema_however_it_is_sampled(real: Server, temperature: float) -> None:
     messages: Any = [{"role": "user", "content": "Write a poem about the sea."}]
@@ -218,6 +227,44 @@ def test_json_object_is_an_object(real: Server, stream: bool) -> None:
     else:
         text = answer.choices[0].message.content
     assert isinstance(json.loads(text), dict)
+
+
+def test_demanded_call_of_a_function_with_models_in_models(real: Server) -> None:
+    # Of two functions, so that the references of the second are moved.
+    tools: Any = [CLOCK, openai.pydantic_function_tool(Hire)]
+    choice: Any = {"type": "function", "function": {"name": "Hire"}}
+    for demanded in (choice, {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [choice]}}):
+        answer = real.client().chat.completions.create(model="faq", messages=ASK, tools=tools, tool_choice=demanded)
+        (call,) = answer.choices[0].message.tool_calls or ()
+        assert Hire.model_validate_json(call.function.arguments)  # type: ignore[union-attr]
+
+
+def test_only_allowed_functions_are_shown_and_called(scripted: Server, engines: dict[str, EchoEngine]) -> None:
+    some: Any = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "clock"}}]}
+    answer = scripted.client().chat.completions.create(
+        model="faq",
+        messages=ASK,
+        tools=[WEATHER, CLOCK],
+        tool_choice={"type": "allowed_tools", "allowed_tools": some},
+    )
+    assert answer.choices[0].message.tool_calls is None
+    assert [tool.name for tool in engines["echo"].requests[-1].tools] == ["clock"]
+
+
+@pytest.mark.parametrize("arguments", ["", '{"city": "Par', "[1]", "null"])
+def test_call_that_went_wrong_may_come_back(scripted: Server, engines: dict[str, EchoEngine], arguments: str) -> None:
+    call: Any = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    history: Any = [
+        *ASK,
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"role": "assistant", "refusal": "No!", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "no JSON"},
+    ]
+    scripted.client().chat.completions.create(model="faq", messages=history, tools=[WEATHER])
+    assert engines["echo"].requests[-1].messages[1:3] == (
+        Message("assistant", "No."),
+        Message("assistant", "No!", (ToolCall("c", "weather", arguments),)),
+    )
 
 
 def test_demanded_call_on_a_model_that_knows_no_tools(real: Server) -> None:

@@ -88,7 +88,7 @@ def test_log_probabilities_have_the_old_form(server: Server) -> None:
     ("fields", "param", "code"),
     [
         ({"echo": True}, "echo", "unsupported_value"),
-        ({"suffix": "end"}, "suffix", "invalid_value"),
+        ({"suffix": "end"}, "suffix", "unsupported_value"),
         ({"best_of": 3}, "best_of", "unsupported_value"),
         ({"logprobs": 6}, "logprobs", "invalid_value"),
         ({"prompt": []}, "prompt", "invalid_value"),

@@ -108,6 +108,7 @@ def test_job_trains_an_adapter_that_answers_under_its_own_name(
         ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised"),
         ({"method": {"type": "supervised", "supervised": {"hyperparameters": {"beta": 0.1}}}}, None),
         ({"integrations": [{"type": "wandb"}]}, "integrations"),
+        ({"model": "faq:base"}, "model"),
         ({"hyperparameters": {"n_epochs": 0}}, None),
         ({"suffix": "x" * 41}, "suffix"),
         ({"weight_decay": 1}, "weight_decay"),

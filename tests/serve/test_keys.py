@@ -170,8 +170,15 @@ def test_allow_list_hides_every_other_name(serve: Serve, workspace: Workspace, s
     assert hidden.json()["error"]["message"].replace("secret-project", "") == absent.json()["error"]["message"].replace(
         "secret-projects", ""
     )
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("secret-project")
+    for name in ("secret-project", "faq:secret-project"):
+        # Not even as a name near to one that is asked for.
+        assert "secret" not in ask(server, secret, name).json()["error"]["message"].replace(name, "")
+        with pytest.raises(openai.NotFoundError) as refused:
+            client.models.retrieve(name)
+        assert "secret" not in refused.value.message.replace(name, "")
+        with pytest.raises(openai.NotFoundError) as refused:
+            client.responses.create(model=name, input="x")
+        assert "secret" not in refused.value.message.replace(name, "")
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="echo", messages=[{"role": "user", "content": "x"}])
 

@@ -21,8 +21,13 @@ from tests.serve.conftest import EchoEngine, Server, declare, wait_until
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER: Any = {"type": "function", "name": "weather", "parameters": PARAMETERS, "strict": True}
+SEARCH = {"type": "file_search", "vector_store_ids": ["faq"]}
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
 Serve = Callable[..., Server]
+
+
+def allowed(*tools: Any) -> Any:
+    return {"type": "allowed_tools", "mode": "auto", "tools": [*tools]}
 
 
 def _answer(request: Request) -> str:
@@ -212,6 +217,15 @@ def test_function_call_and_its_result(server: Server, stream: bool) -> None:
     assert second.output_text == "echo: rain"
 
 
+def test_only_allowed_functions_are_shown(server: Server, engines: dict[str, EchoEngine]) -> None:
+    clock: Any = {"type": "function", "name": "clock", "parameters": None, "strict": False}
+    choice = allowed({"type": "function", "name": "clock"})
+    response = server.client().responses.create(model="faq", input="hi", tools=[WEATHER, clock], tool_choice=choice)
+    assert [tool.name for tool in engines["echo"].requests[-1].tools] == ["clock"]
+    assert response.model_dump()["tool_choice"] == choice
+    assert len(response.tools) == 2
+
+
 def test_answer_in_json(server: Server, engines: dict[str, EchoEngine]) -> None:
     engines["echo"] = EchoEngine(answer=lambda _: '{"a": 1}')
     schema: Any = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -275,6 +289,10 @@ def test_retrieval_shows_as_file_search_and_citations(
     assert kinds.count("response.output_text.annotation.added") == 1
     steps = [kinds.index(f"response.file_search_call.{s}") for s in ("in_progress", "searching", "completed")]
     assert steps == sorted(steps)
+    # Without its results, which come with the answer's end, the search is done before the message begins.
+    plain = list(client.responses.create(**{**options, "include": []}, stream=True))
+    items = [(e.type, e.output_index) for e in plain if "output_item" in e.type]  # type: ignore[union-attr]
+    assert items == [(f"response.output_item.{what}", at) for at in range(2) for what in ("added", "done")]
     assert client.responses.create(model="docs", input="again?", previous_response_id=whole.id).output_text
 
 
@@ -327,7 +345,18 @@ def test_client_that_leaves_cancels_the_answer(
         ({"tools": [{"type": "file_search"}]}, "tools[0]", "invalid_value"),
         ({"tools": [{"type": "file_search", "vector_store_ids": ["other"]}]}, "tools", "unsupported_value"),
         ({"tools": [{"type": "function"}]}, "tools[0]", "missing_required_parameter"),
+        ({"tools": [SEARCH, SEARCH]}, "tools", "unsupported_value"),
+        ({"tools": [{**WEATHER, "parameters": {"type": "array"}}]}, "tools[0].parameters", "invalid_value"),
         ({"tool_choice": {"type": "mcp"}}, "tool_choice", "unsupported_value"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "file_search"}}, "tool_choice", "invalid_value"),
+        ({"tools": [WEATHER], "tool_choice": allowed({"type": "file_search"})}, "tool_choice", "invalid_value"),
+        (
+            {"tools": [WEATHER], "tool_choice": allowed({"type": "function", "name": "f"})},
+            "tool_choice",
+            "invalid_value",
+        ),
+        ({"tools": [WEATHER], "tool_choice": allowed({"type": "mcp"})}, "tool_choice", "unsupported_value"),
+        ({"text": {"format": {"type": "text", "name": "x"}}}, "text.format", "invalid_value"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format", "invalid_value"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "unknown_parameter"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "previous_response_not_found"),

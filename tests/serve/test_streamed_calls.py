@@ -99,6 +99,19 @@ def test_call_that_is_cut_off_says_so(scripted: Server, stream: bool) -> None:
     assert (arguments, reason) == ('{"city": "Paris",', "length")
 
 
+def test_items_of_a_response_follow_one_another(scripted: Server) -> None:
+    options: Any = {"tools": [ITEM], "stream": True, "include": ["message.output_text.logprobs"]}
+    events: Any = list(scripted.client().responses.create(model="faq", input="Weather?", **options))
+    bounds = [(e.type.rpartition(".")[2], e.output_index) for e in events if ".output_item." in e.type]
+    assert bounds == [(what, at) for at in range(3) for what in ("added", "done")]
+    final = events[-1].response
+    assert [item.type for item in final.output] == ["message", "function_call", "function_call"]
+    assert final.output_text == "Let me see."
+    # Tokens of a call are none of the text's.
+    assert "".join(lp.token for lp in final.output[0].content[0].logprobs) == "Let me see."
+    assert final.completed_at >= final.created_at
+
+
 def test_responses_send_each_piece_as_an_event(scripted: Server) -> None:
     events: Any = list(scripted.client().responses.create(model="faq", input="Weather?", tools=[ITEM], stream=True))
     own = [e for e in events if e.type.startswith("response.function_call")]

@@ -128,6 +128,12 @@ def test_stores_are_listed_updated_and_expire(serve: Serve) -> None:
     assert client.vector_stores.retrieve(stores[0]).status == "expired"
     with pytest.raises(openai.BadRequestError):
         client.vector_stores.search(stores[0], query="x")
+    kept = client.vector_stores.update(stores[0], expires_after=None)
+    assert (kept.expires_after, kept.expires_at, kept.status) == (None, None, "completed")
+    assert (kept.name, kept.metadata) == ("new", {"a": "b"})
+    assert client.vector_stores.search(stores[0], query="x").data == []
+    bare = client.vector_stores.update(stores[0], name=None, metadata=None)
+    assert (bare.name, bare.metadata) == ("", {})
 
 
 @pytest.mark.parametrize(
@@ -156,6 +162,18 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     assert answer.status_code in (400, 404)
     found = answer.json()["error"]["param"]
     assert found == param if param else found.startswith("attributes.a")
+
+
+def test_attributes_are_cleared_by_null_and_by_nothing_else(serve: Serve) -> None:
+    server = serve()
+    client = server.client()
+    server.app.state.services.jobs._start = lambda job: None
+    store, file = client.vector_stores.create().id, upload(client, "a.txt", CAFE)
+    client.vector_stores.files.create(store, file_id=file, attributes={"a": 1})
+    refused = httpx.post(f"{server.url}/v1/vector_stores/{store}/files/{file}", json={})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "attributes")
+    assert client.vector_stores.files.retrieve(file, vector_store_id=store).attributes == {"a": 1}
+    assert client.vector_stores.files.update(file, vector_store_id=store, attributes=None).attributes == {}
 
 
 def test_batch_that_is_cancelled_is_not_indexed(serve: Serve) -> None:
