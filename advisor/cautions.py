@@ -100,7 +100,7 @@ def _shape(case: Case) -> str | None:
     mended = [
         f"{case.measured[family].name} gets {rate(case.table, case.measured[family].ship).value:.1%} right"
         for family in (arms.ORACLE_FEW_SHOT, both_family(case.measured))
-        if family is not None and case.gains((family, "correct"))
+        if family not in (None, case.rag_arm) and case.gains((family, "correct"))
     ]
     how = f"; {', '.join(mended)}" if mended else "; an answer format, demonstrations or tuning has to mend that"
     return f"{arm.name} has {100 * gap.value:.1f} points of answers with the right content in the wrong shape (n = {gap.n}){how}."

@@ -119,7 +119,13 @@ def needs(case: Case, route: Route, ready: bool | None, realised: Estimate | Non
                 "every remedy that may still gain is harmful; one that breaks less would have to be measured",
             )
         )
-    return found
+    return _once(found)
+
+
+def _once(found: list[Need]) -> list[Need]:
+    """An arm is asked for once, for the first reason."""
+    asked = [need.what for need in found]
+    return [n for i, n in enumerate(found) if not n.what.startswith("arm:") or n.what not in asked[:i]]
 
 
 def _for_retrieval(case: Case, items: int, realised: Estimate | None) -> Need:
@@ -204,9 +210,10 @@ def _items_to_show(gate: Comparison, case: Case, alpha: float) -> int:
         (float(-ndtri(alpha / 2)) * math.sqrt(spread) + float(ndtri(POWER)) * math.sqrt(max(spread - gain**2, 0))) ** 2
         / gain**2
     )
-    lost = min(round((spread - gain) / 2, 3), (1 - gain) / 2)
-    if gate.paired and not case.table.graded and n < _EXACT_BELOW and gain + 2 * lost <= 1:
-        return items_needed(round(100 * gain, 1), lost, POWER, alpha)
+    if gate.paired and not case.table.graded and n < _EXACT_BELOW:
+        tenths = round(100 * gain, 1)
+        # What is lost besides must leave room for the gain as it was rounded.
+        return items_needed(tenths, min(round((spread - gain) / 2, 3), (1 - tenths / 100) / 2), POWER, alpha)
     return n
 
 

@@ -229,8 +229,9 @@ def _retrieval_sentences(case: Case, found: Quantities, ready: bool | None) -> l
             out.append(f"Our retriever {'is ready' if ready else 'is not ready'}: {share}.")
     elif arms.ORACLE not in case.measured and case.retriever_gains:
         out.append("There is no oracle arm; the gain of our own retriever stands in for it.")
-    elif arms.ORACLE not in case.measured:
-        out.append("There is no oracle arm, and our own retriever is not shown to gain.")
+    elif arms.ORACLE not in case.measured and case.rag_arm == arms.RETRIEVED:
+        alone = "There is no oracle arm, and our" if arms.ORACLE_FEW_SHOT not in case.measured else "Our"
+        out.append(f"{alone} own retriever is not shown to gain.")
     if gap is not None and gap.value >= case.settings.delta:
         out.append(
             f"The base has {100 * gap.value:.1f} points of answers with the right content in the wrong shape (n = {gap.n})."

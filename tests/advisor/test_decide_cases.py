@@ -522,6 +522,7 @@ CASES = [
     ),
     # Totals only.
     Case("totals: a large gap", totals(closed=(400, 120), oracle=(400, 300)), "rag", warned=codes("unpaired")),
+    Case("totals: 3 of 3 against none of 3 are not shown", totals(closed=(3, 0), oracle=(3, 3)), "undecided"),
     Case("totals: 10 points on 100 items are not shown", totals(closed=(100, 40), tune=(100, 50)), "undecided"),
     Case(
         "totals: arms of different sizes", totals(closed=(400, 100), tune=(150, 90)), "tune", method="lora", arm="tune"
@@ -720,3 +721,19 @@ def test_no_order_of_rows_changes_any_number(patterns: list[str], in_documents: 
     shuffled = made.copy()
     random.shuffle(shuffled)
     assert rule(OutcomeTable.from_rows(made)).to_json() == rule(OutcomeTable.from_rows(shuffled)).to_json()
+
+
+@pytest.mark.parametrize("size", [3, 4, 6])
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_few_items_of_few_documents_are_decided_whatever_they_gain(size: int, lost: int) -> None:
+    """A spread as wide as it can be leaves no room for a gain that was rounded up (41.7 points of 12 items)."""
+    from advisor.outcomes import OutcomeRow, OutcomeTable
+    from advisor.verdict import decide as rule
+
+    for gained in range(1, 13 - lost):
+        made = rows(["closed", "tune"], {"WC": gained, "CW": lost, "WW": 12 - gained - lost})
+        table = OutcomeTable.from_rows(
+            OutcomeRow(r.item, r.arm, r.outcome, cluster=f"d{(int(r.item[1:]) - 1) // size}") for r in made
+        )
+        verdict = rule(table)
+        assert verdict.route == "tune" or verdict.needs, (gained, verdict.route)

@@ -95,6 +95,30 @@ def test_none_does_not_lead_where_a_gain_cannot_be_placed(arms: list[str], patte
     assert "what it has to be compared with was not measured" in why(verdict)
 
 
+def test_an_arm_is_asked_for_once() -> None:
+    verdict = decide(table(["closed", "tune_oracle"], {"CC": 30, "WC": 60, "WW": 10}))
+    asked = [need.what for need in verdict.needs]
+    assert {"arm:oracle", "arm:tune"} <= set(asked)
+    assert len(asked) == len(set(asked))
+
+
+def test_what_mends_the_shape_is_not_the_arm_that_spoils_it() -> None:
+    made = [
+        OutcomeRow(f"q{i}", arm, "correct" if i in right else "wrong", content=int(i in content), form=int(i in right))
+        for arm, content, right in (
+            ("closed", range(20), range(20)),
+            ("few_shot:3", range(20), range(20)),
+            ("oracle_few_shot", range(90), range(60)),
+        )
+        for i in range(100)
+    ]
+    verdict = decide(OutcomeTable.from_rows(made))
+    assert verdict.route == "rag"
+    (text,) = [warning.text for warning in verdict.warnings if warning.code == "form_gap"]
+    assert text.startswith("oracle_few_shot has 30.0 points of answers with the right content in the wrong shape")
+    assert "oracle_few_shot gets" not in text
+
+
 def test_an_arm_that_loses_loses_points_without_a_sign() -> None:
     verdict = decide(table(["closed", "oracle", "tune"], {"CCW": 30, "CCC": 20, "WCW": 40, "WWW": 10}))
     harm = [warning.text for warning in verdict.warnings if warning.code == "harm"]
