@@ -15,11 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import ArtifactError
 from serve.buckets import Wait
-from serve.catalog import UnknownModel
 from serve.errors import SERVER, ApiError, as_api_error
 from serve.keys import ADMIN, ApiKey
 from serve.keys import Scope as KeyScope
 from serve.metering import meter_in
+from serve.served import UnknownModel
 from serve.services import Services
 
 ANONYMOUS = ADMIN.model_copy(update={"id": "anonymous"})

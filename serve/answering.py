@@ -17,10 +17,11 @@ from core.engines.pushing import push
 from core.types import Completion, Delta
 from serve.access import caller_of, check_model
 from serve.asked import Asked, asking
-from serve.catalog import Catalog, Served, UnknownModel
+from serve.catalog import Catalog
 from serve.errors import CHAT_NAMES, as_api_error, queue_full
 from serve.leaving import ClientGone, unless_gone
 from serve.metering import Meter, meter_of
+from serve.served import Served, UnknownModel
 from serve.store_search import StoreDocuments
 from serve.workers import Give, QueueFull, Work, Workers
 

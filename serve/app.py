@@ -25,10 +25,11 @@ from serve import (
     use_cases,
 )
 from serve.access import Access, unknown_model
-from serve.catalog import Catalog, UnknownModel
+from serve.catalog import Catalog
 from serve.head import Head
 from serve.metering import Metering
 from serve.middleware import MAX_BODY_BYTES, BodyLimit, RequestId
+from serve.served import UnknownModel
 from serve.services import Options, Services
 from serve.workers import RUNNING, WAITING, Workers
 

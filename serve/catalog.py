@@ -6,7 +6,6 @@ while the answers that are being made end on the old one; what only the old one 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import threading
@@ -14,75 +13,31 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import cast
 
 from core.canary import Canary, canary_remedy, control_arm, load_canary
 from core.engines.base import Engine
-from core.errors import ArtifactError, EngineUnavailable, TuneforkError, UnknownName
-from core.models import remote, starter
-from core.remedy import Remedy, load_remedy
+from core.errors import ArtifactError, EngineUnavailable, TuneforkError
+from core.models import starter
+from core.remedy import Remedy
 from core.settings import DEFAULT_BASE_MODEL, USE_CASE_NAME
 from core.workspace import UseCaseFolder, Workspace
 from serve.compose import Variant, compose, plan
 from serve.holding import Held, KeyedLocks
 from serve.parts import Moved, OpenBase, Shared, WorkspaceParts
+from serve.served import (
+    Entry,
+    Served,
+    Stamp,
+    UnknownModel,
+    file_stamp,
+    fingerprint_of,
+    present_remedy,
+    public_name,
+    stamp_of,
+)
 
 log = logging.getLogger("tunefork.serve")
-
-Stamp = tuple[tuple[int, int, int] | None, ...]
-
-Kind = Variant | Literal["canary"]
-"""What stands behind the colon of a served name."""
-
-
-class UnknownModel(UnknownName):
-    """No served name of that kind."""
-
-    def __init__(self, name: str, known: list[str]) -> None:
-        super().__init__("model", name, known, hint="(/v1/models lists all)")
-        self.name = name
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One served name, as listed."""
-
-    name: str
-    use_case: str | None
-    """None for a base model."""
-    variant: Kind
-    route: str
-    base_model: str
-    created: int
-    """Unix time of what stands behind the name."""
-    arm: str = ""
-    """Of a canary: what it tries."""
-
-    @property
-    def public_base_model(self) -> str:
-        return public_name(self.base_model)
-
-
-@dataclass(frozen=True)
-class Served:
-    """What answers for a name."""
-
-    name: str
-    engine: Engine
-    max_tokens: int
-    """Length of an answer when the client names none."""
-    fingerprint: str
-    """Changes when anything behind the name does."""
-    use_case: str = ""
-    """"" for a base model."""
-    base_model: str = ""
-    """As clients may see it."""
-    engine_kind: str = ""
-    """What runs the base model: transformers, vllm, remote ...; head where a classification head answers."""
-    route: str = "base"
-    arm: str = ""
-    """What was drawn for this request, while a canary is under way."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +158,7 @@ class Catalog:
 
     def canary(self, folder: UseCaseFolder) -> Canary | None:
         """The canary under way. A damaged one is none: the use case itself must go on."""
-        stamp = (_file_stamp(folder.canary_path),)
+        stamp = (file_stamp(folder.canary_path),)
         cached = self._canaries.get(folder.name)
         if cached is None or cached[0] != stamp:
             canary = None
@@ -220,7 +175,7 @@ class Catalog:
         return cached[1]
 
     def _stamp(self, entry: Entry) -> Stamp:
-        return () if entry.use_case is None else _stamp(self.workspace.use_case(entry.use_case))
+        return () if entry.use_case is None else stamp_of(self.workspace.use_case(entry.use_case))
 
     def _retire(self, doomed: Callable[[_Live, str], bool]) -> None:
         """Let go of the compositions for which `doomed(live, name)`; answers in progress keep theirs to their end."""
@@ -240,7 +195,7 @@ class Catalog:
                 entry.name,
                 engine,
                 Remedy.model_fields["max_tokens"].default,
-                _fingerprint(entry.name),
+                fingerprint_of(entry.name),
                 base_model=entry.public_base_model,
                 engine_kind=_kind(engine),
             )
@@ -262,7 +217,7 @@ class Catalog:
         except BaseException:
             parts.close()
             raise
-        fingerprint = _fingerprint(entry.name, repr(what))
+        fingerprint = fingerprint_of(entry.name, repr(what))
         # Where a model of its own answers, its base need not be open.
         inner = self._base(what.base_model) if what.model is None and not what.head else None
         inner = parts.model(what.model) if what.model is not None else inner
@@ -313,7 +268,7 @@ class Catalog:
 
     def _remedy(self, folder: UseCaseFolder) -> Remedy:
         """What was built; before the first `build`, the bare base model as declared."""
-        stamp = _stamp(folder)
+        stamp = stamp_of(folder)
         cached = self._read.get(folder.name)
         if cached is not None and cached[0] == stamp:
             return cached[1]
@@ -322,59 +277,9 @@ class Catalog:
         return remedy
 
 
-def present_remedy(folder: UseCaseFolder) -> Remedy:
-    """What was built for a use case; before the first `build`, the bare base model as declared."""
-    remedy = load_remedy(folder.remedy_path)
-    if remedy is not None:
-        return remedy
-    settings = folder.settings()
-    declared: dict[str, Any] = {} if settings.max_tokens is None else {"max_tokens": settings.max_tokens}
-    return Remedy(
-        use_case=settings.name,
-        route="undecided",
-        base_model=settings.base_model,
-        embedding_model=settings.embedding_model,
-        instruction=settings.instruction,
-        top_k=settings.top_k,
-        **declared,
-    )
-
-
-def _kind(engine: Engine) -> str:
-    return type(engine).__name__.removesuffix("Engine").lower()
-
-
 def _named(name: str, entries: list[Entry]) -> Entry | None:
     return next((e for e in entries if e.name == name), None)
 
 
-def public_name(base_model: str) -> str:
-    """What a base model is called in the API: as its user named it, without the address or folders of this machine."""
-    elsewhere = remote(base_model)
-    if elsewhere is not None:
-        return elsewhere.model
-    path = Path(base_model).expanduser()
-    return path.name if path.is_absolute() or base_model.startswith((".", "~")) or path.is_dir() else base_model
-
-
-def _stamp(folder: UseCaseFolder) -> Stamp:
-    """Changes when what is in force does: each of these files is replaced as a whole, so it gets a new inode."""
-    files = (
-        folder.path / "use_case.toml",
-        folder.remedy_path,
-        folder.index.folder / "active",
-        folder.adapters.folder / "active",
-    )
-    return tuple(_file_stamp(path) for path in files)
-
-
-def _file_stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-def _fingerprint(*parts: str) -> str:
-    return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+def _kind(engine: Engine) -> str:
+    return type(engine).__name__.removesuffix("Engine").lower()

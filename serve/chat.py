@@ -10,9 +10,10 @@ from fastapi.responses import JSONResponse, Response
 from core import types
 from core.types import Completion
 from serve.answering import answering, nobody_reads
-from serve.catalog import Served
+from serve.chat_output import ChatResponse, ChoiceOut, MessageOut
 from serve.leaving import ClientGone
-from serve.schemas import ChatRequest, ChatResponse, ChoiceOut, MessageOut
+from serve.schemas import ChatRequest
+from serve.served import Served
 from serve.streaming import (
     EventStream,
     Head,

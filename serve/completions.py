@@ -18,11 +18,12 @@ from core import types
 from core.errors import NotHonoured
 from core.types import Completion, Delta, Message, TokenLogprob
 from serve.answering import Answering, answering, nobody_reads
-from serve.catalog import Served
+from serve.chat_output import AnsweredBy, SourceOut, UsageOut, is_none
 from serve.errors import as_api_error
 from serve.fields import OnlyFalse, Text, at, only_empty, texts_or_ids
 from serve.leaving import ClientGone
-from serve.schemas import MAX_CHOICES, AnsweredBy, SampledRequest, SourceOut, UsageOut, is_none
+from serve.schemas import MAX_CHOICES, SampledRequest
+from serve.served import Served
 from serve.streaming import (
     DONE,
     EventStream,

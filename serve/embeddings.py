@@ -19,11 +19,12 @@ from core.settings import DEFAULT_EMBEDDING_MODEL
 from serve.access import caller_of, may_see
 from serve.answering import RETRY_AFTER_S, nobody_reads
 from serve.asked import Asked
-from serve.catalog import Catalog, UnknownModel, public_name
+from serve.catalog import Catalog
 from serve.errors import ERRORS, ApiError, as_api_error, queue_full
 from serve.fields import ModelName, Strict, Text, texts_or_ids
 from serve.leaving import ClientGone, unless_gone
 from serve.metering import meter_of
+from serve.served import UnknownModel, public_name
 from serve.strict_route import StrictRoute
 from serve.workers import Give, QueueFull, Work, Workers
 

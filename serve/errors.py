@@ -27,7 +27,7 @@ from core.errors import (
     NotHonoured,
     TuneforkError,
 )
-from serve.catalog import UnknownModel
+from serve.served import UnknownModel
 
 log = logging.getLogger("tunefork.serve")
 

@@ -82,7 +82,11 @@ def joined(content: Any, kinds: Mapping[str, str], beside: Collection[str] = ())
 def text_or_parts(kinds: Mapping[str, str]) -> WithJsonSchema:
     """The JSON schema of what `joined` takes."""
     parts = [
-        {"type": "object", "properties": {"type": {"const": kind}, field: {"type": "string"}}, "required": ["type", field]}
+        {
+            "type": "object",
+            "properties": {"type": {"const": kind}, field: {"type": "string"}},
+            "required": ["type", field],
+        }
         for kind, field in kinds.items()
     ]
     items = parts[0] if len(parts) == 1 else {"anyOf": parts}

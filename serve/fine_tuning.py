@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from core.files import read_own_jsonl
 from core.workspace import UseCaseFolder, Workspace
-from serve.catalog import public_name
 from serve.files import Files, StoredFile, link
-from serve.jobs import Job, Jobs
+from serve.job import Job
+from serve.jobs import Jobs
+from serve.served import public_name
 
 KIND = "fine_tuning"
 MAX_SUFFIX = 40

@@ -11,11 +11,12 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 from core.models import remote, starter
 from serve.access import check_model
 from serve.catalog import Catalog
+from serve.chat_output import is_none
 from serve.errors import ERRORS, ApiError
 from serve.fields import Metadata, ModelName, Strict, Text, at, only_empty
 from serve.files import StoredFile
 from serve.fine_tuning import MAX_SUFFIX, Number
-from serve.jobs import Job
+from serve.job import Job
 from serve.listing import Cursor, Limit, listing, not_found
 from serve.services import Services, services_of
 from serve.store_schemas import FileId
@@ -69,7 +70,9 @@ class JobIn(Strict):
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None
     metadata: Metadata | None = None
-    integrations: Annotated[list[Any], AfterValidator(only_empty), Field(json_schema_extra={"maxItems": 0})] | None = None
+    integrations: Annotated[list[Any], AfterValidator(only_empty), Field(json_schema_extra={"maxItems": 0})] | None = (
+        None
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> JobIn:
@@ -115,14 +118,10 @@ class DpoOut(BaseModel):
     hyperparameters: DpoHyperparametersOut
 
 
-def _is_none(value: object) -> bool:
-    return value is None
-
-
 class MethodOut(BaseModel):
     type: Literal["supervised", "dpo"]
-    supervised: SupervisedOut | None = Field(default=None, exclude_if=_is_none)
-    dpo: DpoOut | None = Field(default=None, exclude_if=_is_none)
+    supervised: SupervisedOut | None = Field(default=None, exclude_if=is_none)
+    dpo: DpoOut | None = Field(default=None, exclude_if=is_none)
 
 
 class JobOut(BaseModel):

@@ -21,7 +21,7 @@ from core.errors import ConfigError, DataError, Locked, TuneforkError
 from core.files import read_json, write_json
 from core.locks import hold
 from core.workspace import open_workspace
-from serve.jobs import LOCK
+from serve.job_process import LOCK
 
 Run = Callable[[str, dict[str, Any], Path], dict[str, Any]]
 """(subject, spec, the job's folder) -> result."""

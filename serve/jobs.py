@@ -9,134 +9,28 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
 import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from core.files import read_json, write_json
-from core.locks import forget_owner, held, owner_of
+from core.locks import forget_owner, owner_of
 from core.workspace import Workspace
-from serve.state import Row, State
-from serve.warm import AVAILABLE, IMPORTS, Forked, Warm
+from serve.job import LANES, Event, Job, JobState, Lane
+from serve.job_process import LOCK, Child, begin, environment
+from serve.state import State
+from serve.warm import AVAILABLE, IMPORTS, Warm
 
 log = logging.getLogger("tunefork.serve")
 
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-Lane = Literal["compute", "ingest"]
-
-LANES: dict[str, Lane] = {"fine_tuning": "compute", "advise": "compute", "vector_store": "ingest"}
-"""Of each kind of job. One job of a lane runs at a time: two trainings at once take longer than one after the other."""
 ATTEMPTS = 3
-KILL_AFTER_S = 30.0
 STOP_WITHIN_S = 10.0
 _POLL_S = 0.1
-LOCK = ".lock"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job as it stands."""
-
-    seq: int
-    id: str
-    kind: str
-    subject: str
-    """What it works on: a use case, a vector store, a model."""
-    spec: dict[str, Any]
-    state: JobState
-    attempts: int
-    cancelling: bool
-    created_at: int
-    started_at: int | None
-    finished_at: int | None
-    error: dict[str, Any] | None
-    """{"code", "message", "param"} of a failed job."""
-    result: dict[str, Any] | None
-
-    @property
-    def over(self) -> bool:
-        return self.state in ("succeeded", "failed", "cancelled")
-
-    @classmethod
-    def of(cls, row: Row) -> Job:
-        def parsed(name: str) -> Any:
-            return None if row[name] is None else json.loads(row[name])
-
-        return cls(
-            seq=row["seq"],
-            id=row["id"],
-            kind=row["kind"],
-            subject=row["subject"],
-            spec=parsed("spec"),
-            state=row["state"],
-            attempts=row["attempts"],
-            cancelling=bool(row["cancelling"]),
-            created_at=row["created_at"],
-            started_at=row["started_at"],
-            finished_at=row["finished_at"],
-            error=parsed("error"),
-            result=parsed("result"),
-        )
-
-
-@dataclass(frozen=True)
-class Event:
-    seq: int
-    at: int
-    level: str
-    message: str
-
-
-@dataclass
-class _Child:
-    """A child of this server, or (without a process) one that an earlier server left running."""
-
-    folder: Path
-    process: subprocess.Popen[bytes] | Forked | None
-    told_to_stop: float | None = None
-    """When it was first told to."""
-    killed: bool = field(default=False)
-
-    def alive(self) -> bool:
-        if self.process is not None and self.process.poll() is None:
-            return True
-        return held(self.folder / LOCK)
-
-    def stop(self) -> None:
-        """Ask it to stop; kill it when it was asked long ago."""
-        now = time.monotonic()
-        if self.told_to_stop is None:
-            self.told_to_stop = now
-            self._signal(signal.SIGTERM)
-        elif not self.killed and now - self.told_to_stop > KILL_AFTER_S:
-            self.killed = True
-            self._signal(signal.SIGKILL)
-
-    def kill(self) -> None:
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
-        own = self.process
-        if own is not None and own.poll() is None:
-            pid: int | None = own.pid
-        else:
-            # Of a process that is gone the id may be another's by now.
-            pid = owner_of(self.folder / LOCK) if held(self.folder / LOCK) else None
-        if pid is not None:
-            # A session of its own: the child and whatever it started.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, number)
-
 
 OnEnd = Callable[[Job], None]
 
@@ -154,11 +48,11 @@ class Jobs:
         self._forks = forks
         self._warm: dict[Lane, Warm] = {}
         self._on_end: dict[str, OnEnd] = {}
-        self._children: dict[str, _Child] = {}
+        self._children: dict[str, Child] = {}
         self._wake = threading.Event()
         self._stopping = threading.Event()
         for row in state.all("SELECT * FROM jobs WHERE state = 'running'"):
-            self._children[row["id"]] = _Child(self.folder(row["id"]), None)
+            self._children[row["id"]] = Child(self.folder(row["id"]), None)
         self._sweep()
         self._thread = threading.Thread(target=self._watch, name="tunefork-jobs", daemon=True)
 
@@ -307,7 +201,7 @@ class Jobs:
             return "failed"
         if lane not in self._warm or self._warm[lane].state == "gone":
             try:
-                self._warm[lane] = Warm(IMPORTS[lane], self._environment())
+                self._warm[lane] = Warm(IMPORTS[lane], environment(self._workspace))
             except OSError as exc:
                 log.warning("no process for the imports of %s jobs: %s", lane, exc)
                 return "failed"
@@ -324,32 +218,14 @@ class Jobs:
             self._say(job.id, "info", "the job has started" if job.attempts == 0 else "the job goes on")
         folder = self.folder(job.id)
         warm = self._warm.get(LANES[job.kind])
-        process: subprocess.Popen[bytes] | Forked | None = None
         try:
-            with (folder / "log.txt").open("ab") as out:
-                if warm is not None:
-                    process = warm.fork(folder, out.fileno())
-                if process is None:
-                    process = subprocess.Popen(
-                        self._command(folder),
-                        stdin=subprocess.DEVNULL,
-                        stdout=out,
-                        stderr=subprocess.STDOUT,
-                        env=self._environment(),
-                        start_new_session=True,
-                    )
+            child = begin(folder, self._command(folder), environment(self._workspace), warm)
         except OSError as exc:
             log.error("job %s could not be started: %s", job.id, exc)
             text = "the job's process could not be started; the server's log says why"
             self._end(job, "failed", {"code": "server_error", "message": text, "param": None}, None)
             return
-        self._children[job.id] = _Child(folder, process)
-
-    def _environment(self) -> dict[str, str]:
-        environment = {**os.environ, "TUNEFORK_HOME": str(self._workspace.path)}
-        # The server's own keys are none of the child's business.
-        environment.pop("TUNEFORK_API_KEYS", None)
-        return environment
+        self._children[job.id] = child
 
     def _command(self, folder: Path) -> list[str]:
         return [sys.executable, "-m", "serve.job_child", str(folder)]

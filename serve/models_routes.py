@@ -9,12 +9,33 @@ from pydantic import BaseModel
 
 from core.errors import Locked
 from serve.access import caller_of, check_model, may_see
-from serve.catalog import Catalog, Entry
+from serve.catalog import Catalog
 from serve.embeddings import embedding_models
 from serve.errors import ERRORS, ApiError
-from serve.schemas import ModelInfo, ModelList, ModelOut
+from serve.served import Entry
 from serve.services import services_of
 from serve.strict_route import StrictRoute
+
+
+class ModelInfo(BaseModel):
+    """Extension: what stands behind a name."""
+
+    use_case: str | None
+    route: str
+    base_model: str
+
+
+class ModelOut(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "tunefork"
+    tunefork: ModelInfo
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelOut]
 
 
 class ModelDeleted(BaseModel):

@@ -24,20 +24,9 @@ from serve.fields import (
     refuse_unsupported,
     text_or_parts,
 )
+from serve.response_tools import CHOICE, SEARCH, ToolIn, choice_of
 from serve.schemas import MAX_MESSAGES
-from serve.store_schemas import RankingOptions
-from serve.tool_schemas import (
-    MAX_TOOLS,
-    MODE,
-    NAME,
-    WORDS,
-    Name,
-    Parameters,
-    Schema,
-    check_enforceable,
-    chosen,
-    object_schema,
-)
+from serve.tool_schemas import MAX_TOOLS, Name, Schema, check_enforceable, chosen
 
 UNSUPPORTED = frozenset(
     (
@@ -121,65 +110,6 @@ def _items(value: Any) -> Any:
     return [{"type": "message", "role": "user", "content": value}] if isinstance(value, str) else value
 
 
-class ToolIn(Strict):
-    """A function, or the search over the documents of the use case that answers."""
-
-    type: Literal["function", "file_search"]
-    name: Name | None = None
-    description: Text | None = None
-    parameters: Parameters | None = None
-    strict: bool = False
-    vector_store_ids: Annotated[list[Text], Field(min_length=1, max_length=1)] | None = None
-    """The use case's own name, or the id of a vector store."""
-    filters: dict[str, Any] | None = None
-    max_num_results: Annotated[int, Field(ge=1, le=50)] | None = None
-    ranking_options: RankingOptions | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> ToolIn:
-        function = self.type == "function"
-        if function and self.name is None:
-            raise PydanticCustomError("missing", "needs a name")
-        if function == (self.vector_store_ids is not None):
-            raise PydanticCustomError("value_error", "needs 'vector_store_ids' if, and only if, it is a file_search")
-        if not function and (self.name or self.description or self.parameters):
-            raise PydanticCustomError("value_error", "is a file_search, which is no function")
-        if not self.of_store and (self.filters or self.max_num_results or self.ranking_options):
-            text = "takes 'filters', 'max_num_results' and 'ranking_options' only with the id of a vector store"
-            raise PydanticCustomError("value_error", text)
-        return self
-
-    @property
-    def of_store(self) -> bool:
-        """Searches a vector store."""
-        return self.vector_store_ids is not None and self.vector_store_ids[0].startswith("vs_")
-
-
-_SEARCH = {"type": "file_search"}
-
-
-def _choice(value: Any) -> Any:
-    if value in ("none", "auto", "required") or _tool_by_name(value):
-        return value
-    if isinstance(value, Mapping) and value.get("type") == "allowed_tools" and set(value) == {"type", "mode", "tools"}:
-        tools = value["tools"]
-        if value["mode"] in ("auto", "required") and isinstance(tools, list) and tools and all(map(_tool_by_name, tools)):
-            return value
-    text = "must be 'none', 'auto', 'required', a function by its name, {'type': 'file_search'}, or allowed_tools of these"
-    raise PydanticCustomError("unsupported_value", text)
-
-
-def _tool_by_name(value: Any) -> bool:
-    named = isinstance(value, Mapping) and value.get("type") == "function" and set(value) == {"type", "name"}
-    return (named and isinstance(value["name"], str)) or value == _SEARCH
-
-
-_NAMED = object_schema(type={"const": "function"}, name=NAME)
-_ONE: dict[str, Any] = {"anyOf": [_NAMED, object_schema(type={"const": "file_search"})]}
-_SOME: dict[str, Any] = {"type": "array", "items": _ONE, "minItems": 1}
-_CHOICE = {"anyOf": [WORDS, _ONE, object_schema(type={"const": "allowed_tools"}, mode=MODE, tools=_SOME)]}
-
-
 class TextFormat(Strict):
     type: Literal["text", "json_object", "json_schema"]
     name: Name | None = None
@@ -217,7 +147,7 @@ class ResponseRequest(Strict):
     include: list[Includable] = Field(default_factory=list)
     text: TextConfig | None = None
     tools: Annotated[list[ToolIn], Field(max_length=MAX_TOOLS, default_factory=list)]
-    tool_choice: Annotated[Any, BeforeValidator(_choice), WithJsonSchema(_CHOICE)] = "auto"
+    tool_choice: Annotated[Any, BeforeValidator(choice_of), WithJsonSchema(CHOICE)] = "auto"
     parallel_tool_calls: bool = True
     metadata: Metadata = Field(default_factory=dict)
 
@@ -247,7 +177,7 @@ class ResponseRequest(Strict):
         if sum(tool.type == "file_search" for tool in self.tools) > 1:
             raise at("tools", "hold more than one file_search; one is searched", "unsupported_value")
         some = self.tool_choice if isinstance(self.tool_choice, Mapping) else {}
-        if _SEARCH in [some, *some.get("tools", ())] and self.searched() is None:
+        if SEARCH in [some, *some.get("tools", ())] and self.searched() is None:
             raise at("tool_choice", "names file_search, which is not among the tools")
         _, choice = self.choice()
         if choice not in ("auto", "none") and self.json_schema() is not None:
@@ -258,7 +188,7 @@ class ResponseRequest(Strict):
         """The functions, and which of them must be called."""
         given, allowed = self.tool_choice, None
         if isinstance(given, Mapping) and given["type"] == "allowed_tools":
-            given, allowed = given["mode"], [tool["name"] for tool in given["tools"] if tool != _SEARCH]
+            given, allowed = given["mode"], [tool["name"] for tool in given["tools"] if tool != SEARCH]
         word = given if isinstance(given, str) else None
         name = None if word is not None else given.get("name")
         tools = [
@@ -273,7 +203,7 @@ class ResponseRequest(Strict):
     def searched(self) -> ToolIn | None:
         """The search that is wanted."""
         given = self.tool_choice
-        if isinstance(given, Mapping) and given["type"] == "allowed_tools" and _SEARCH not in given["tools"]:
+        if isinstance(given, Mapping) and given["type"] == "allowed_tools" and SEARCH not in given["tools"]:
             return None
         return next((t for t in self.tools if t.vector_store_ids), None)
 

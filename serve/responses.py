@@ -15,7 +15,7 @@ from core import types
 from core.types import Message, Sampling
 from serve.access import caller_of, check_model
 from serve.answering import Answering, Documents, answering, new_id, nobody_reads
-from serve.catalog import Catalog, Entry, Served, UnknownModel
+from serve.catalog import Catalog
 from serve.errors import ERRORS, ApiError, as_api_error
 from serve.leaving import ClientGone, unless_gone
 from serve.response_output import Output
@@ -29,6 +29,7 @@ from serve.response_schemas import (
     unanswerable,
 )
 from serve.response_store import Responses
+from serve.served import Entry, Served, UnknownModel
 from serve.services import services_of
 from serve.stores_routes import store_documents
 from serve.streaming import EventStream

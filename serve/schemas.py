@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.types import Message, Sampling, Tool, ToolCall, ToolChoice
@@ -82,7 +82,9 @@ class AssistantMessage(Strict):
     """What was said in place of a content."""
     tool_calls: Annotated[list[CallIn], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
     name: Text | None = None
-    annotations: Annotated[list[Any], AfterValidator(only_empty), Field(json_schema_extra={"maxItems": 0})] | None = None
+    annotations: Annotated[list[Any], AfterValidator(only_empty), Field(json_schema_extra={"maxItems": 0})] | None = (
+        None
+    )
     sources: list[Any] | None = None
     unknown_citations: list[Any] | None = None
 
@@ -256,150 +258,3 @@ class ChatRequest(SampledRequest):
             else:
                 turns.append(Message("user" if m.role == "user" else "system", m.content))
         return tuple(turns)
-
-
-def is_none(value: object) -> bool:
-    return value is None
-
-
-class SourceOut(BaseModel):
-    """A passage the answer was grounded in, cited as [number]."""
-
-    number: int
-    document_id: str
-    title: str
-    text: str
-    score: float
-    metadata: dict[str, str | int | float | bool] = {}
-
-
-class CallFunctionOut(BaseModel):
-    name: str
-    arguments: str
-
-
-class CallOut(BaseModel):
-    id: str
-    type: Literal["function"] = "function"
-    function: CallFunctionOut
-
-
-class CallFunctionDeltaOut(BaseModel):
-    name: str | None = Field(default=None, exclude_if=is_none)
-    arguments: str
-
-
-class CallDeltaOut(BaseModel):
-    """A piece of a call: id, type and name come with the first."""
-
-    index: int
-    id: str | None = Field(default=None, exclude_if=is_none)
-    type: Literal["function"] | None = Field(default=None, exclude_if=is_none)
-    function: CallFunctionDeltaOut
-
-
-class TopLogprobOut(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class LogprobOut(TopLogprobOut):
-    top_logprobs: list[TopLogprobOut]
-
-
-class LogprobsOut(BaseModel):
-    content: list[LogprobOut]
-    refusal: None = None
-
-
-class MessageOut(BaseModel):
-    role: Literal["assistant"] = "assistant"
-    content: str | None
-    tool_calls: list[CallOut] | None = Field(default=None, exclude_if=is_none)
-    refusal: None = None
-    annotations: list[Any] = []
-    sources: list[SourceOut] | None = Field(default=None, exclude_if=is_none)
-    """Extension: present in answers that retrieval was used for."""
-    unknown_citations: list[int] | None = Field(default=None, exclude_if=is_none)
-    """Extension: numbers that the answer cites and no source has; absent where there are none."""
-
-
-class ChoiceOut(BaseModel):
-    index: int
-    message: MessageOut
-    logprobs: LogprobsOut | None = None
-    finish_reason: Literal["stop", "length", "tool_calls"]
-
-
-class UsageOut(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class AnsweredBy(BaseModel):
-    """Extension: which arm of a canary answered."""
-
-    arm: str
-
-
-class ChatResponse(BaseModel):
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[ChoiceOut]
-    usage: UsageOut
-    system_fingerprint: str
-    tunefork: AnsweredBy | None = Field(default=None, exclude_if=is_none)
-    """Extension: while a canary is under way."""
-
-
-class DeltaOut(BaseModel):
-    role: Literal["assistant"] | None = Field(default=None, exclude_if=is_none)
-    content: str | None = Field(default=None, exclude_if=is_none)
-    tool_calls: list[CallDeltaOut] | None = Field(default=None, exclude_if=is_none)
-    sources: list[SourceOut] | None = Field(default=None, exclude_if=is_none)
-    """Extension: in a choice's last chunk, where retrieval was used."""
-    unknown_citations: list[int] | None = Field(default=None, exclude_if=is_none)
-    """Extension: beside them, as in `MessageOut`."""
-
-
-class ChunkChoiceOut(BaseModel):
-    index: int
-    delta: DeltaOut
-    logprobs: LogprobsOut | None = None
-    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
-
-
-class ChatChunk(BaseModel):
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChunkChoiceOut]
-    usage: UsageOut | None = None
-    system_fingerprint: str
-    tunefork: AnsweredBy | None = Field(default=None, exclude_if=is_none)
-
-
-class ModelInfo(BaseModel):
-    """Extension: what stands behind a name."""
-
-    use_case: str | None
-    route: str
-    base_model: str
-
-
-class ModelOut(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "tunefork"
-    tunefork: ModelInfo
-
-
-class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelOut]

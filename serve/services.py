@@ -13,7 +13,8 @@ from serve.buckets import KeyLimits
 from serve.files import Files
 from serve.fine_tuning import KIND as TUNING_JOB
 from serve.fine_tuning import FineTuning
-from serve.jobs import Job, Jobs
+from serve.job import Job
+from serve.jobs import Jobs
 from serve.keys import KeyStore
 from serve.metrics import Metrics
 from serve.request_log import RequestLog

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from core.workspace import UseCaseFolder
 from serve.files import Files, StoredFile
-from serve.jobs import Job, Jobs
+from serve.job import Job
+from serve.jobs import Jobs
 from serve.state import Row, State
 
 Attributes = dict[str, str | float | bool]

@@ -16,9 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from core.types import CallPiece, Completion, Delta, TokenLogprob, ToolCall
 from serve.answering import Answering, new_id
-from serve.errors import ERRORS, ApiError, as_api_error
-from serve.leaving import ClientGone, unless_gone
-from serve.schemas import (
+from serve.chat_output import (
     AnsweredBy,
     CallDeltaOut,
     CallFunctionDeltaOut,
@@ -33,6 +31,8 @@ from serve.schemas import (
     TopLogprobOut,
     UsageOut,
 )
+from serve.errors import ERRORS, ApiError, as_api_error
+from serve.leaving import ClientGone, unless_gone
 
 DONE = b"data: [DONE]\n\n"
 

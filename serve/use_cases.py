@@ -16,7 +16,7 @@ from core.workspace import UseCaseFolder
 from serve.access import caller_of, may_see
 from serve.errors import ERRORS, ApiError, as_api_error
 from serve.fields import Strict, Text, at
-from serve.jobs import Job
+from serve.job import Job
 from serve.listing import Cursor, Limit, Order, listing, not_found
 from serve.services import services_of
 from serve.strict_route import StrictRoute
@@ -255,7 +255,7 @@ def _job(request: Request, name: str, id: str) -> Job:
 
 
 def _out(request: Request, folder: UseCaseFolder) -> UseCaseOut:
-    from serve.catalog import public_name
+    from serve.served import public_name
 
     settings, verdict, remedy = folder.settings(), folder.verdict() or {}, load_remedy(folder.remedy_path)
     canary = request.app.state.catalog.canary(folder)

@@ -74,7 +74,7 @@ def _known(folder: UseCaseFolder) -> list[str]:
 
 def _promote(folder: UseCaseFolder, now: Canary | None) -> None:
     """In force first: a command that is killed in between leaves a canary of what is in force, which changes nothing."""
-    from serve.catalog import present_remedy
+    from serve.served import present_remedy
     from tuning.adapters import load_origin
 
     if now is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core.locks import owner_of
-from serve.jobs import LOCK
+from serve.job_process import LOCK
 from tests.conftest import ROOT
 
 SCRIPTED = """

@@ -13,7 +13,8 @@ import pytest
 from core.files import write_json
 from core.locks import hold
 from core.workspace import Workspace
-from serve.jobs import Job, Jobs
+from serve.job import Job
+from serve.jobs import Jobs
 from serve.services import Options, Services
 from serve.state import State
 from serve.stores import NewFile
@@ -165,7 +166,7 @@ def test_no_process_is_signalled_for_an_id_that_a_dead_one_left(
         pass
     (folder / ".lock.owner").write_text(str(os.getpid()))
     signalled: list[Any] = []
-    monkeypatch.setattr("serve.jobs.os.killpg", lambda *given: signalled.append(given))
+    monkeypatch.setattr("serve.job_process.os.killpg", lambda *given: signalled.append(given))
     jobs = Sleeping(state, workspace)
     kill: Callable[[], None] = jobs._children[job.id].kill
     kill()

@@ -162,7 +162,7 @@ def test_promoted_canary_is_in_force_for_all(serve: Serve, folder: UseCaseFolder
 
 
 def test_promoted_variant_is_served_as_it_was_tried(workspace: Workspace) -> None:
-    from serve.catalog import present_remedy
+    from serve.served import present_remedy
 
     declare(workspace, "faq", route="few-shot", instruction="i", demonstrations=(("a", "b"),))
     folder = workspace.use_case("faq")

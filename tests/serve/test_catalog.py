@@ -10,7 +10,8 @@ import pytest
 from core.errors import ArtifactError, Locked
 from core.types import Message, Request
 from core.workspace import Workspace
-from serve.catalog import Catalog, UnknownModel, public_name
+from serve.catalog import Catalog
+from serve.served import UnknownModel, public_name
 from tests.serve.conftest import EchoEngine, declare
 from tuning.adapters import Origin, save_origin
 

@@ -13,7 +13,7 @@ import core.engines.open
 from core.cli import tunefork
 from core.errors import ConfigError, EngineError, EngineUnavailable
 from core.workspace import Workspace
-from serve.catalog import UnknownModel
+from serve.served import UnknownModel
 from tests.serve.conftest import EchoEngine, Server, declare
 
 Serve = Callable[..., Server]

@@ -18,8 +18,9 @@ from core.settings import UseCase
 from core.workspace import Workspace
 from serve.fine_tuning import model_name
 from serve.fine_tuning_child import _prefer
+from serve.job import Job
 from serve.job_child import without_paths
-from serve.jobs import ATTEMPTS, Job, Jobs
+from serve.jobs import ATTEMPTS, Jobs
 from serve.state import State
 from tests.serve.conftest import EchoEngine, Server, declare, wait_until
 

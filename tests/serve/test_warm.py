@@ -14,7 +14,8 @@ import pytest
 
 from core.workspace import Workspace
 from serve import warm, warm_child
-from serve.jobs import Job, Jobs
+from serve.job import Job
+from serve.jobs import Jobs
 from serve.state import State
 from tests.serve.conftest import wait_until
 
