@@ -40,11 +40,12 @@ LOGIT_TRAINING = 12  # bytes a logit: log-softmax, its gradient and the gradient
 RUNTIME = (0.5e9, 0.75e9, 1.0e9)  # CUDA context, kernels and workspaces: low, mid, high
 
 # On the CPU the figure is peak resident memory: the imports (0.47 GB for torch, transformers and PEFT), and
-# what glibc's allocator keeps of the activations that went through it. Fitted to 30 runs of the loop in
-# benchmarks/estimate.py on SmolLM2-135M, checked on 8 others; with MALLOC_MMAP_THRESHOLD_=1000000 in the
-# environment it retains nearly nothing.
+# what glibc's allocator keeps of the activations that went through it, less what the first step puts there:
+# gradients and Adam's moments come after the first forward pass. The factors are fitted to FITTED of
+# benchmarks/estimate.py on SmolLM2-135M and checked on its CHECKED; with MALLOC_MMAP_THRESHOLD_=1000000 in
+# the environment it retains nearly nothing.
 CPU_RUNTIME = {True: 0.6e9, False: 0.5e9}  # training or not
-CPU_RETAINED: dict[Dtype, float] = {"bf16": 0.3, "fp32": 1.0}
+CPU_RETAINED: dict[Dtype, float] = {"bf16": 0.4, "fp32": 0.9}
 MMAP_THRESHOLD = 32 * 1024**2  # glibc's largest: a bigger block is mapped on its own and given back at once
 
 LLAMA3_VOCAB = 128_256  # the large vocabulary that a plain --params may turn out to have
@@ -247,11 +248,13 @@ def _kept_bytes(shape: ModelShape, plan: Plan) -> float:
 
 
 def _retained_bytes(shape: ModelShape, plan: Plan) -> float:
-    """What glibc's heap keeps on the CPU of the activations that went through it."""
+    """What glibc's heap keeps on the CPU of the activations that went through it, and nothing else fills again."""
     block = plan.batch * plan.seq_len * shape.hidden * BYTES[plan.dtype]
     if not plan.trains or block >= MMAP_THRESHOLD:
         return 0.0
-    return CPU_RETAINED[plan.dtype] * _kept_bytes(shape, plan)
+    # All but an adapter's own weights; what full fine-tuning trains is counted with the model.
+    first_step = _adapter_bytes(shape, plan) * (1 if plan.method == "full" else 3 / 4)
+    return max(0.0, CPU_RETAINED[plan.dtype] * _kept_bytes(shape, plan) - first_step)
 
 
 def _activation_bytes(shape: ModelShape, plan: Plan) -> float:
