@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from core.errors import ArtifactError, ConfigError
 from core.files import read_json
 from core.models import Remote, local_folder, remote
-from rag.one_thread import one_thread
+from core.openmp import brief_team, one_thread
 
 Vectors = NDArray[np.float32]
 
@@ -100,7 +100,8 @@ class LocalEncoder:
         bf16 = _fast_bf16()
         options = {"dtype": "bfloat16"} if bf16 else {}
         try:
-            self._model: Any = SentenceTransformer(str(folder), local_files_only=True, model_kwargs=options)
+            with brief_team():
+                self._model: Any = SentenceTransformer(str(folder), local_files_only=True, model_kwargs=options)
         except (OSError, ValueError, KeyError) as exc:
             raise ArtifactError(
                 f"{folder}: {name!r} cannot be loaded as a sentence encoder ({str(exc).splitlines()[0]})"
@@ -149,7 +150,7 @@ class LocalEncoder:
     def token_vectors(self, texts: Sequence[str], *, query: bool) -> list[Vectors]:
         """Unit vectors (tokens, dimensions) of each text's tokens, in context; special tokens and prefix are left out."""
         prefix = self._query_prefix if query else self._passage_prefix
-        with self._turn:
+        with self._turn, brief_team():
             found = self._model.encode(
                 [prefix + text for text in texts], output_value="token_embeddings", **self._options
             )
@@ -169,7 +170,7 @@ class LocalEncoder:
     def _encode(self, texts: Sequence[str], prefix: str) -> Vectors:
         if not texts:
             return np.zeros((0, self.dimensions), np.float32)
-        with self._turn:
+        with self._turn, brief_team():
             # It batches by length itself, so one call with many texts wastes no padding.
             vectors = self._model.encode([prefix + text for text in texts], **self._options)
         # Normalised here: in bf16 the lengths would be off by some 0.3 %.

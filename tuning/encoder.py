@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core.openmp import brief_team
 from core.progress import progress
 from tuning.adapters import base_fingerprint
 from tuning.device import fast_bfloat16
@@ -59,7 +60,7 @@ class Encoder:
         self._lock = Lock()
 
     def encode(self, texts: Sequence[str]) -> Features:
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(), brief_team():
             vectors = self.model.encode(list(texts), batch_size=BATCH, convert_to_tensor=True, show_progress_bar=False)
         return np.asarray(vectors.float().cpu().numpy()).reshape(len(texts), -1)
 
@@ -88,7 +89,7 @@ class BaseStates:
 
     def encode(self, texts: Sequence[str]) -> Features:
         parts = []
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(), brief_team():
             for start in range(0, len(texts), BATCH):
                 rows = [self._ids(text) for text in texts[start : start + BATCH]]
                 width = max(len(row) for row in rows)

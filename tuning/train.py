@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import ConfigError, DataError
 from core.files import sha256_text
 from core.models import local_folder, remote, starter
+from core.openmp import brief_team
 from core.progress import say
 from core.remedy import Method
 from core.rows import Row
@@ -45,6 +46,7 @@ class TrainReport:
         return asdict(self) | {"folder": str(self.folder), "warnings": list(self.warnings)}
 
 
+@brief_team()
 def train_lora(
     target: Path,
     settings: UseCase,
@@ -149,6 +151,7 @@ def train_lora(
     return replace(report, warnings=tuple(warnings))
 
 
+@brief_team()
 def train_head(
     target: Path,
     settings: UseCase,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from advisor.scorers.base import Prepare, Value
 from core.errors import ConfigError, UserError
+from core.openmp import brief_team
 from core.rows import Row
 
 
@@ -92,7 +93,8 @@ class _Vectors:
     def add(self, texts: Sequence[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self.of]
         if new:
-            vectors = _encoder(self._folder).encode(new, normalize_embeddings=True, show_progress_bar=False)
+            with brief_team():
+                vectors = _encoder(self._folder).encode(new, normalize_embeddings=True, show_progress_bar=False)
             self.of.update(zip(new, vectors, strict=True))
 
 

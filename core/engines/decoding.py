@@ -165,7 +165,8 @@ class Decoder:
             if group and (len(group) + 1) * width > self._prefill_tokens:
                 break
             group.append(p)
-        return group
+        # Rows of one adapter side by side: what one core has read of it serves the next row.
+        return sorted(group, key=lambda p: p.row.adapter)
 
     def _run_prompts(self, group: Sequence[_Planned]) -> tuple[torch.Tensor, list[Layers]]:
         """Logits after each prompt [rows, vocabulary], and each row's keys and values of what was not covered.

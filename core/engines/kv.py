@@ -8,12 +8,10 @@ the last column, and a long-lived batch pads itself to death).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
-
-if TYPE_CHECKING:
-    import torch
 
 COLUMNS = 128
 """Columns the buffers grow by, at least."""
@@ -23,10 +21,25 @@ class Write:
     """Where the coming forward pass puts its new column, the same in every layer."""
 
     def __init__(self) -> None:
-        self.rows: Any = None
-        self.columns: Any = None
         self.count = 0
         self.width = 0
+        self._columns: Any = None
+        """[rows, 1]."""
+        self._lines: dict[int, torch.Tensor] = {}
+
+    def open(self, columns: Any) -> None:
+        """The column of each row [rows]."""
+        self.count = len(columns)
+        self._columns = columns[:, None]
+        self._lines = {}
+
+    def lines(self, buffer: Any) -> torch.Tensor:
+        """Lines of `buffer` seen as [slots x key heads x columns, dim], [rows x key heads]."""
+        _, heads, columns, _ = buffer.shape
+        if heads not in self._lines:
+            first = torch.arange(self.count * heads, device=self._columns.device).view(self.count, heads) * columns
+            self._lines[heads] = (first + self._columns).flatten()
+        return self._lines[heads]
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -42,8 +55,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         write = self._write
         assert self.keys is not None and self.values is not None
-        self.keys[write.rows, :, write.columns] = key_states[:, :, 0]
-        self.values[write.rows, :, write.columns] = value_states[:, :, 0]
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            buffer.view(-1, buffer.shape[-1]).index_copy_(0, write.lines(buffer), states.reshape(-1, buffer.shape[-1]))
         return self.keys[: write.count, :, : write.width], self.values[: write.count, :, : write.width]
 
     def get_seq_length(self) -> int:
@@ -94,13 +107,8 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def open_column(self) -> None:
         """Prepare the next forward pass: one new column in every row."""
-        import torch
-
         self._reserve(self.rows, max(self.lengths) + 1, None)
-        device = self.layers[0].keys.device
-        self._write.rows = torch.arange(self.rows, device=device)
-        self._write.columns = torch.tensor(self.lengths, device=device)
-        self._write.count = self.rows
+        self._write.open(torch.tensor(self.lengths, device=self.layers[0].keys.device))
         self.lengths = [length + 1 for length in self.lengths]
         self._write.width = max(self.lengths)
 

@@ -9,7 +9,7 @@ exactly the base model.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 from torch import nn
 
 from core.engines.adapters import WEIGHTS, AdapterError, adapter_config
-from core.engines.lowrank import PAGE, AdaptedModule, Choice, Part, Tables, readers
+from core.engines.lowrank import PAGE, AdaptedModule, Choice, Part, Tables
+from core.engines.packing import Packed, Product
 
 UNSUPPORTED = {
     "use_dora": "DoRA",
@@ -47,9 +48,8 @@ class AdapterBank:
         self._free: list[int] = []
         self._room = 0
         self._choice = Choice(self._device)
-        self._readers: dict[str, int] | None = None
-        self._tables: dict[Hashable, Tables] = {}
-        self._adapted: dict[str, AdaptedModule] = {}
+        self._tables: dict[Product | str, Tables] = {}
+        """Of packed modules by their product, of others by their name."""
 
     def slot(self, folder: str) -> int:
         """The slot of the adapter in `folder`, loading it when it is new or its weights have changed.
@@ -89,24 +89,22 @@ class AdapterBank:
         try:
             yield
         finally:
-            for tables in self._tables.values():
-                tables.forget()
+            self._choice.choose((), 1)
 
     def _add(self, parts: dict[str, Part], folder: str) -> int:
         for name, part in parts.items():
             self._check(name, part, folder)
         pages = self._taken(max(-(-len(part.down) // PAGE) for part in parts.values()))
         for name, part in parts.items():
-            if name not in self._adapted:
-                self._adapt(name, part)
-            self._adapted[name].tables.write(self._adapted[name].place, pages, part)
+            tables, place = self._place(name, part)
+            tables.write(place, pages, part)
         self._newest += 1
         self._pages[self._newest] = pages
         return self._newest
 
     def _check(self, name: str, part: Part, folder: str) -> None:
         try:
-            module = self._adapted[name].base if name in self._adapted else self._model.get_submodule(name)
+            module = self._model.get_submodule(name)
         except AttributeError as exc:
             raise AdapterError(
                 f"{folder}: adapts {name!r}, which model {self._model_name} does not have; it belongs to another model"
@@ -134,20 +132,23 @@ class AdapterBank:
         taken, self._free = self._free[:count], self._free[count:]
         return tuple(taken)
 
-    def _adapt(self, name: str, part: Part) -> None:
-        if self._readers is None:
-            self._readers = readers(self._model)
-        module = self._model.get_submodule(name)
-        weight: Any = module.weight
-        inputs, outputs = part.down.shape[1], part.up.shape[0]
-        key = (self._readers.get(name, name), inputs, weight.dtype)
+    def _place(self, name: str, part: Part) -> tuple[Tables, int]:
+        """The tables that hold the module's pairs, and its number in them."""
+        module: Any = self._model.get_submodule(name)
+        packed = isinstance(module, Packed)
+        key, place = (module.product, module.place) if packed else (name, 0)
         if key not in self._tables:
-            self._tables[key] = Tables(self._choice, inputs, weight.dtype, self._device)
-        tables = self._tables[key]
-        adapted = AdaptedModule(module, name, self._choice, tables, tables.join(outputs, self._room))
-        parent, _, child = name.rpartition(".")
-        setattr(self._model.get_submodule(parent), child, adapted)
-        self._adapted[name] = adapted
+            outputs = module.product.widths if packed else (part.up.shape[0],)
+            weight = module.weight
+            tables = Tables(self._choice, name, part.down.shape[1], outputs, weight.dtype, self._device)
+            tables.grow(self._room)
+            if packed:
+                module.product.change = tables.change
+            else:
+                parent, _, child = name.rpartition(".")
+                setattr(self._model.get_submodule(parent), child, AdaptedModule(module, tables))
+            self._tables[key] = tables
+        return self._tables[key], place
 
 
 def read_adapter(folder: Path, model_name: str) -> dict[str, Part]:

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from queue import SimpleQueue
@@ -21,7 +21,7 @@ from core.engines import openai_wire as wire
 from core.engines.answer import StopStrings
 from core.engines.base import OnDone, Result
 from core.engines.collect import Out, collect, pieces
-from core.engines.pushing import Sink
+from core.engines.pushing import Pushed, Sink
 from core.engines.retries import Breaker, Retrying
 from core.errors import EngineError, EngineTimeout, EngineUnavailable
 from core.types import Completion, Delta, FinishReason, Request, Usage
@@ -134,17 +134,8 @@ class RemoteEngine:
 
     def push(self, request: Request, sink: Sink) -> None:
         """As core.engines.pushing.push: `sink` is called in the thread that reads the endpoint's stream."""
-        pushed = _Pushed(sink)
-        task = self._start(self._answer(0, request, pushed, deltas=True))
-        pushed.cancel = task.cancel
-        if pushed.unwanted:
-            task.cancel()
-        end = pushed.end()
-        if pushed.unwanted:
-            return
-        if isinstance(end, EngineError):
-            raise end
-        sink(Delta("", end))
+        pushed = Pushed(sink)
+        pushed.wait(self._start(self._answer(0, request, pushed, deltas=True)).cancel)
 
     def close(self) -> None:
         if self._closed:
@@ -173,7 +164,7 @@ class RemoteEngine:
         if self._client is not None:
             await self._client.close()
 
-    async def _answer(self, index: int, request: Request, out: Out | _Pushed, *, deltas: bool) -> None:
+    async def _answer(self, index: int, request: Request, out: Out | Pushed, *, deltas: bool) -> None:
         """Put the item's pieces (where wanted) and its end on `out`; always an end, also when cancelled."""
         end: Result = EngineUnavailable("the engine was closed before it answered")
         try:
@@ -187,7 +178,7 @@ class RemoteEngine:
         finally:
             out.put((index, end))
 
-    async def _tried(self, index: int, request: Request, out: Out | _Pushed | None) -> Completion:
+    async def _tried(self, index: int, request: Request, out: Out | Pushed | None) -> Completion:
         """The answer, after as many attempts as it is worth."""
         attempt = 0
         while True:
@@ -226,7 +217,7 @@ class RemoteEngine:
                 raise error
             await asyncio.sleep(self._retrying.pause_s(attempt, wait_s))
 
-    async def _attempt(self, index: int, request: Request, out: Out | _Pushed | None, sent: _Sent) -> Completion:
+    async def _attempt(self, index: int, request: Request, out: Out | Pushed | None, sent: _Sent) -> Completion:
         if self._client is None:
             self._client = self._connect()
         body = wire.body(request, self._model, self._length_field, stream=out is not None)
@@ -262,7 +253,7 @@ class RemoteEngine:
         index: int,
         request: Request,
         parts: AsyncIterable[bytes],
-        out: Out | _Pushed,
+        out: Out | Pushed,
         sent: _Sent,
         started: float,
     ) -> Completion:
@@ -321,29 +312,6 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     import uvloop
 
     return uvloop.new_event_loop()
-
-
-class _Pushed:
-    """In place of a queue: what is put goes on at once, but for the end, which is waited for."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._ends: SimpleQueue[Result] = SimpleQueue()
-        self.cancel: Callable[[], object] = lambda: None
-        self.unwanted = False
-        """Nobody wants the rest."""
-
-    def put(self, item: tuple[int, Delta | Result]) -> None:
-        piece = item[1]
-        if not isinstance(piece, Delta):
-            self._ends.put(piece)
-        elif not self.unwanted and not self._sink(piece):
-            self.unwanted = True
-            self.cancel()
-
-    def end(self) -> Result:
-        """What the answer came to; waits for it."""
-        return self._ends.get()
 
 
 class _Sent:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from queue import SimpleQueue
 
 from core.engines.answer import AnswerText
 from core.engines.base import Result
@@ -18,6 +17,7 @@ from core.engines.collect import Out
 from core.engines.decoding import Decoder, Row
 from core.engines.grammar import Constraint
 from core.engines.lora import AdapterBank
+from core.engines.pushing import Pushed
 from core.engines.sampling import Sampler, Scored
 from core.engines.tool_reader import ToolReader
 from core.errors import EngineError, EngineUnavailable
@@ -64,10 +64,13 @@ class Ask:
 class Call:
     """What one caller asked for, and the way back to it."""
 
-    def __init__(self, deltas: bool) -> None:
+    def __init__(self, out: Out | Pushed, *, deltas: bool) -> None:
+        """
+        Args:
+            deltas: whether pieces are wanted, or only whole answers.
+        """
+        self.out = out
         self.deltas = deltas
-        """Whether pieces are wanted, or only whole answers."""
-        self.out: Out = SimpleQueue()
         self.cancelled = False
         """Set by the caller; the worker frees the rows before its next step."""
 

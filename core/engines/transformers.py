@@ -7,20 +7,23 @@ import inspect
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 
 from core.engines import attention, packing
 from core.engines.base import OnDone, Result
-from core.engines.collect import collect, pieces
-from core.engines.decoding import Decoder
+from core.engines.collect import Out, collect, pieces
+from core.engines.decoding import Decoder, masks_of
 from core.engines.lora import AdapterBank
+from core.engines.pushing import Pushed, Sink
 from core.engines.sampling import Scored
 from core.engines.scheduling import Ask, Call, Scheduler
 from core.engines.tokens import ChatTokenizer, generation_ends
 from core.engines.tools import held_to_choice
 from core.errors import ContextTooLong, EngineError, EngineUnavailable, NotHonoured
+from core.openmp import brief_team
 from core.types import Delta, Request, TokenLogprob
 
 MAX_ROWS = 64
@@ -95,29 +98,49 @@ class TransformersEngine:
 
     def complete(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Result]:
         """Answers in order. When the calling thread is interrupted, what it asked for is withdrawn."""
-        call = Call(deltas=False)
+        out: Out = SimpleQueue()
+        call = Call(out, deltas=False)
         asks = []
         for index, request in enumerate(requests):
             ask = self._ask(index, request, call)
             if isinstance(ask, Ask):
                 asks.append(ask)
             else:
-                call.out.put((index, ask))
+                out.put((index, ask))
         try:
             self._scheduler.submit(asks)
-            return collect(call.out, len(requests), on_done)
+            return collect(out, len(requests), on_done)
         except BaseException:
             self._scheduler.cancel(call)
             raise
 
     def stream(self, request: Request) -> Iterator[Delta]:
-        call = Call(deltas=True)
+        out: Out = SimpleQueue()
+        call = Call(out, deltas=True)
         ask = self._ask(0, request, call)
         if not isinstance(ask, Ask):
             raise ask
         self._scheduler.submit([ask])
         try:
-            yield from pieces(call.out)
+            yield from pieces(out)
+        finally:
+            self._scheduler.cancel(call)
+
+    def push(self, request: Request, sink: Sink) -> None:
+        """As core.engines.pushing.push: `sink` is called in the thread that owns the model."""
+        pushed = Pushed(sink)
+        call = Call(pushed, deltas=True)
+        ask = self._ask(0, request, call)
+        if not isinstance(ask, Ask):
+            raise ask
+
+        def cancel() -> None:
+            self._scheduler.cancel(call)
+            ask.end(EngineError("the answer was not wanted"))
+
+        self._scheduler.submit([ask])
+        try:
+            pushed.wait(cancel)
         finally:
             self._scheduler.cancel(call)
 
@@ -157,6 +180,7 @@ class TransformersEngine:
         return raw.decode("utf-8", "backslashreplace"), raw
 
 
+@brief_team()
 def load_model(folder: Path, dtype: torch.dtype | None = None) -> Any:
     """The causal language model in `folder`, in eval mode, on the graphics card where there is one.
 
@@ -188,9 +212,9 @@ def load_model(folder: Path, dtype: torch.dtype | None = None) -> Any:
     elif model.config._attn_implementation == "sdpa":
         attention.register()
         model.set_attn_implementation(attention.NAME)
+    masks_of(config)  # refuses what cannot be batched, before a forward pass trips over it
     model = model.to(device).eval().requires_grad_(False)
-    if device == "cpu":
-        packing.pack(model)
+    packing.pack(model)
     return model
 
 

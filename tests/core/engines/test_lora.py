@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from core.engines.adapters import WEIGHTS, AdapterError
 from core.engines.lora import IDLE, AdapterBank
-from core.engines.lowrank import PAGE, Choice, Part, Tables, readers
+from core.engines.lowrank import PAGE, Choice, Part, Tables
+from core.engines.neighbours import readers
 from core.engines.transformers import TransformersEngine, load_model
 from core.types import Completion, Message, Request, Sampling
 from tests.core.engines.tiny import tiny_adapter, tiny_model
@@ -49,24 +50,29 @@ def test_each_row_has_its_own_adapters_change(rows: list[int], tokens: int, prod
         return torch.randn(shape, generator=generator).to(dtype)
 
     choice = Choice("cpu")
-    tables = Tables(choice, INPUTS, dtype, "cpu")
+    tables = Tables(choice, "qkv", INPUTS, OUTPUTS, dtype, "cpu")
+    tables.grow(3)
     pages: list[tuple[int, ...]] = [(), (4,), (1,), (0, 5, 2)]
-    places = [tables.join(outputs, 3) for outputs in OUTPUTS]
-    tables.grow(6)
     parts = [[Part(random(rank, INPUTS), random(outputs, rank)) for rank in RANKS] for outputs in OUTPUTS]
-    for place, own in zip(places, parts, strict=True):
-        for slot in (1, 2, 3):
+    for place, own in enumerate(parts):
+        tables.write(place, pages[2], own[2])
+    tables.grow(6)
+    for place, own in enumerate(parts):
+        for slot in (1, 3):
             tables.write(place, pages[slot], own[slot])
     if products:  # what a graphics card runs
-        tables._changed = tables._by_products
+        tables._decoded = tables._by_products
     choice.choose([pages[slot] for slot in rows], tokens)
     x = random(len(rows), tokens, INPUTS)
-    for place, own in zip(places, parts, strict=True):
-        output = random(len(rows), tokens, OUTPUTS[place])
-        changes = [x[i].float() @ own[slot].down.float().T @ own[slot].up.float().T for i, slot in enumerate(rows)]
-        expected = output.float() + torch.stack(changes)
-        error = (tables.changed(place, x, output).float() - expected).abs().max() / expected.abs().max()
-        assert error < (1e-5 if dtype == torch.float32 else 2e-2)
+    output = random(len(rows), tokens, sum(OUTPUTS))
+    changes = [
+        torch.cat([x[i].float() @ own[slot].down.float().T @ own[slot].up.float().T for own in parts], -1)
+        for i, slot in enumerate(rows)
+    ]
+    expected = output.float() + torch.stack(changes)
+    tables.change(x, output)
+    error = (output.float() - expected).abs().max() / expected.abs().max()
+    assert error < (1e-5 if dtype == torch.float32 else 2e-2)
 
 
 def test_modules_that_read_one_input_are_found(model: Any) -> None:

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from core.engines import packing
 from core.engines.decoding import Decoder
+from core.engines.pushing import push
 from core.engines.transformers import TransformersEngine, load_model
 from core.errors import ArtifactError, EngineError, EngineUnavailable
-from core.types import Completion, Message, Request, Sampling
+from core.types import Completion, Delta, Message, Request, Sampling
 from tests.core.engines.tiny import tiny_adapter, tiny_model
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -113,6 +116,55 @@ def test_a_long_prompt_in_several_passes_gives_the_same_answer(llama: Path, monk
         assert _texts(engine, requests) == _generated(llama, requests)
     finally:
         engine.close()
+
+
+def test_what_is_pushed_is_what_is_streamed(engine: TransformersEngine) -> None:
+    pushed: list[Delta] = []
+    request = _request(QUESTIONS[1], top_logprobs=1)
+    push(engine, request, lambda delta: pushed.append(delta) or True)  # type: ignore[func-returns-value]
+    streamed = list(engine.stream(request))
+    # The prompt is read anew each time, so the last digit of a log probability may differ.
+    for one, other in zip(pushed, streamed, strict=True):
+        assert (one.text, [lp.token for lp in one.logprobs]) == (other.text, [lp.token for lp in other.logprobs])
+    assert pushed[-1].completion is not None
+
+
+def test_a_push_that_has_had_enough_frees_its_row(engine: TransformersEngine) -> None:
+    taken: list[Delta] = []
+    push(engine, _request(QUESTIONS[1], max_tokens=400), lambda delta: bool(taken.append(delta)))  # type: ignore[func-returns-value]
+    assert len(taken) == 1
+    _texts(engine, [_request(QUESTIONS[0])])
+    assert engine._scheduler._running == []
+
+
+def test_what_a_sink_raises_reaches_its_caller_and_no_other(engine: TransformersEngine) -> None:
+    def broken(_delta: Delta) -> bool:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        push(engine, _request(QUESTIONS[1], max_tokens=400), broken)
+    assert _texts(engine, [_request(QUESTIONS[0])]) == _texts(engine, [_request(QUESTIONS[0])])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_neighbours_in_one_product_answer_as_plain_layers_do(
+    bias: bool, tmp_path: Path, starter_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_model("LlamaConfig", tmp_path / "model", starter_folder, attention_bias=bias)
+    weights = load_file(folder / "model.safetensors")
+    for name in [name for name in weights if name.endswith("k_proj.bias")]:
+        weights[name] = torch.linspace(-2, 2, len(weights[name]))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    requests = [_request(question) for question in QUESTIONS]
+    # As on a graphics card, and where torch has no oneDNN.
+    monkeypatch.setattr(packing, "_works", lambda _dtype: False)
+    plain = TransformersEngine(folder, "tiny", dtype=torch.float32)
+    try:
+        attention = plain._model.model.layers[0].self_attn
+        assert attention.q_proj.product is attention.v_proj.product
+        assert _texts(plain, requests) == _generated(folder, requests)
+    finally:
+        plain.close()
 
 
 def test_more_requests_than_rows_all_get_their_answer(llama: Path) -> None:

@@ -1,11 +1,13 @@
-"""Small work keeps to its thread, and leaves the others theirs."""
+"""Small work keeps to its thread, and no team of threads outlives its work."""
 
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
-from rag.one_thread import one_thread
+from core.openmp import brief_team, one_thread
 
 
 @pytest.fixture
@@ -49,3 +51,24 @@ def test_an_error_in_the_block_does_not_keep_it_at_one(two_threads):
     with pytest.raises(ValueError, match="mine"), one_thread():
         raise ValueError("mine")
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_a_brief_team_ends_with_its_work(two_threads):
+    left = []
+
+    def threads():
+        return {task.name for task in Path("/proc/self/task").iterdir()}
+
+    def work():
+        before = threads()
+        for _ in range(2):  # a team is made anew
+            with brief_team():
+                torch.ones(400_000).sin()
+                team = threads() - before
+            left.append((len(team), len(team & threads())))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert left == [(1, 0), (1, 0)]
