@@ -85,6 +85,8 @@ def advise(
 ) -> Advice:
     """Measure every arm that the use case's data supports, and put the verdict in force.
 
+    `settings` become what the use case declares once they are seen to be usable.
+
     Args:
         wanted: arms or families to run; empty is the default set.
         engine: which engine runs a local base model.
@@ -103,6 +105,7 @@ def advise(
         materials = gather(settings)
         plan = plan_arms(materials.means(settings), wanted)
         _refuse_contradiction(settings, plan, wanted)
+        folder.remember(settings)
         run = folder.new_run("advise")
         config = {"settings": settings.model_dump(mode="json"), "arms": list(plan.arms), "engine": engine}
         with job(run, config), ExitStack() as held:

@@ -11,7 +11,7 @@ from advisor.arm_names import PROMPT, RETRIEVED, Shots, context_of, family, shot
 from advisor.few_shot import demonstrations, store_examples
 from advisor.materials import gather
 from advisor.passages import numbered
-from advisor.pilots import HEAD_ROWS, head_pilot
+from advisor.pilots import HEAD_ROWS, head_pilot, head_recipe
 from advisor.plan import FEW_SHOT_K
 from core.errors import ConfigError
 from core.files import read_json
@@ -142,7 +142,7 @@ def _adapter(
             # The pilot saw every row: it is the head that was measured, and there is no better one to train.
             shutil.copytree(head_pilot(folder, settings, workspace, rows).folder, staging, dirs_exist_ok=True)
         else:
-            train_head(staging, settings, workspace, rows, source=settings.train)
+            train_head(staging, settings, workspace, rows, head_recipe(settings, rows), source=settings.train)
     version = folder.adapters.newest()
     assert version is not None
     folder.adapters.activate(version)

@@ -13,7 +13,7 @@ from advisor.labelled import lacking
 from advisor.learning_curve import pilots_of
 from advisor.materials import Materials, gather
 from advisor.pilots import HEAD_ROWS, PILOT_ROWS
-from advisor.plan import plan_arms
+from advisor.plan import Absent, absent_lines, plan_arms
 from core.settings import UseCase
 
 CHARS_PER_TOKEN = 4.0
@@ -49,7 +49,7 @@ def dry_run(
     The arguments are those of `advise`.
 
     Raises:
-        ConfigError: a budget that cannot be.
+        UserError: the data or settings cannot be used, or a budget cannot be.
     """
     limits = budget_of(settings, engine, prices, budget_usd, budget_calls)
     materials = gather(settings)
@@ -67,6 +67,8 @@ def dry_run(
     return {
         "use_case": settings.name,
         "base_model": settings.base_model,
+        "rows": {"eval": len(materials.rows), "train": len(materials.train)},
+        "scorer": {"name": materials.scorer.name, "why": materials.scorer.why},
         "arms": arms,
         "absent": [absent._asdict() for absent in plan.absent],
         "total": total,
@@ -137,7 +139,8 @@ def _budget(limits: Budget, usd: float, calls: int) -> dict[str, Any] | None:
     }
 
 
-def print_estimate(estimate: dict[str, Any]) -> None:
+def print_estimate(estimate: dict[str, Any], wanted: Sequence[str] = ()) -> None:
+    """`wanted`: the arms that were asked for by name."""
     from rich.console import Console
     from rich.table import Table
 
@@ -153,16 +156,18 @@ def print_estimate(estimate: dict[str, Any]) -> None:
             f"{row['calls']:,}",
             f"{row['input_tokens']:,}",
             f"{row['output_tokens']:,}",
-            f"{row['time_s'] / 60:.1f} min",
+            f"{row['time_s']:.0f} s" if row["time_s"] < 120 else f"{row['time_s'] / 60:.1f} min",
             f"{row['usd']:.4f}",
         )
-    console = Console()
+    console = Console(highlight=False)
     console.print(table)
+    rows = estimate["rows"]
+    console.print(f"{rows['eval']} eval rows, {rows['train']} training rows. {estimate['scorer']['why']}", markup=False)
     console.print("These are the most; a run stops as soon as its verdict stands (--full asks everything).")
     if estimate["budget"] is not None:
         console.print(estimate["budget"]["text"])
-    for absent in estimate["absent"]:
-        console.print(f"not run: {absent['arm']} ({absent['why']})", style="dim")
+    for line in absent_lines([Absent(**one) for one in estimate["absent"]], wanted):
+        console.print(line, style="dim", markup=False)
 
 
 def _arm(arm: str, settings: UseCase, materials: Materials, prices: Prices, is_remote: bool) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from advisor.refusals import is_refusal
-from advisor.scorers.labels import label_parts, split_labels
 from advisor.shapes import common_end, common_run, common_start, shape_patterns
+from core.label_lists import label_parts, split_labels
 from core.labels import closed_labels
 from core.rows import Row
 from core.text import language, scripts, tokens

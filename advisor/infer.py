@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from statistics import median
 
 from advisor.scorers import Scorer, parse_scorer
-from advisor.scorers.labels import label_parts, split_labels
 from advisor.scorers.numbers import whole_number
 from advisor.scorers.structured import find_json
 from core.errors import ConfigError
+from core.label_lists import label_parts, split_labels
 from core.labels import closed_labels
 from core.rows import Row
 from core.text import tokens

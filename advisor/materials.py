@@ -14,7 +14,7 @@ from advisor.plan import Means
 from advisor.scorers.base import Scorer
 from core.errors import ConfigError, DataError
 from core.files import sha256_file
-from core.labels import closed_labels
+from core.labels import closed_labels, head_task
 from core.models import remote
 from core.prompts import own_context
 from core.rows import Row, read_rows
@@ -39,7 +39,7 @@ class Materials:
         return Means(
             documents=bool(settings.docs),
             train_rows=len(self.train),
-            labels=self.labels is not None,
+            labels=head_task(self.train) is not None,
             answer_format=bool(self.form.answer_format()),
             local_base=remote(settings.base_model) is None,
             gold_passages=any(row.context for row in self.rows),

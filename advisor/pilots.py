@@ -7,13 +7,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.files import read_json, sha256_text
+from core.labels import head_task
 from core.memory import give_back
 from core.rows import Row
 from core.settings import UseCase
 from core.workspace import UseCaseFolder, Workspace
+
+if TYPE_CHECKING:
+    from tuning.recipe import HeadRecipe
 
 PILOT_ROWS = 200
 """Most rows of a LoRA pilot (decision.md: 50-200)."""
@@ -90,11 +94,23 @@ def head_pilot(
     from tuning.train import train_head
 
     chosen = _sample(rows, most, settings.seed)
-    identity = _identity("head", "plain", settings, chosen)
+    identity = _identity("head", _kind("head", rows), settings, chosen)
     target = folder.path / "pilots" / f"head-{identity[:16]}"
     if not (target / "origin.json").exists():
-        train_head(target, settings, workspace, chosen, source=settings.train)
+        train_head(target, settings, workspace, chosen, head_recipe(settings, rows), source=settings.train)
     return Pilot("head", target, len(chosen), identity, _train_s(target))
+
+
+def head_recipe(settings: UseCase, rows: Sequence[Row]) -> HeadRecipe:
+    """The recipe of a head for all of the use case's training `rows`: a few of them may not show what they list."""
+    from tuning.recipe import HeadRecipe
+
+    return HeadRecipe(task=head_task(rows) or "single", seed=settings.seed)
+
+
+def _kind(method: str, rows: Sequence[Row]) -> str:
+    """What plain rows are to a pilot, part of its identity."""
+    return "several labels" if method == "head" and head_task(rows) == "multi" else "plain"
 
 
 def kept(
@@ -113,7 +129,7 @@ def kept(
     if seed is not None:
         settings = settings.model_copy(update={"seed": seed})
     most = most or (HEAD_ROWS if method == "head" else PILOT_ROWS)
-    identity = _identity(method, "plain", settings, _sample(rows, most, settings.seed))
+    identity = _identity(method, _kind(method, rows), settings, _sample(rows, most, settings.seed))
     done = (folder.path / "pilots" / f"{method}-{identity[:16]}" / "origin.json").exists()
     return identity if done else None
 

@@ -67,7 +67,7 @@ class Means:
     documents: bool
     train_rows: int
     labels: bool
-    """The outputs are a closed label set."""
+    """The outputs are labels of a closed set, one or several a row."""
     answer_format: bool
     """An answer-format line could be learnt, or the use case has none to learn from but an instruction."""
     local_base: bool
@@ -110,6 +110,23 @@ def plan_arms(means: Means, wanted: Sequence[str] = ()) -> Plan:
     return Plan(tuple(run), tuple(absent))
 
 
+def absent_lines(absent: Sequence[Absent], wanted: Sequence[str] = ()) -> list[str]:
+    """What a terminal says of the arms that are not run: a line a reason, then those that only had to be named.
+
+    Without a context to place there is none to tell of, unless its place was asked about.
+    """
+    unasked = [one.arm for one in absent if one.why == NOT_ASKED]
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for one in absent:
+        if one.arm not in unasked and (context_of(one.arm) is None or one.arm in wanted):
+            reasons.setdefault((one.why, one.supply), []).append(one.arm)
+    lines = [
+        f"not run: {', '.join(arms)} ({why}{f'; supply {supply}' if supply else ''})"
+        for (why, supply), arms in reasons.items()
+    ]
+    return lines + ([f"not asked for: {', '.join(unasked)} (--arms A,B)"] if unasked else [])
+
+
 def _missing(arm: str, means: Means) -> Absent | None:
     kind = family(arm)
     if kind in WITH_PASSAGES and not means.documents and not (kind.startswith("oracle") and means.gold_passages):
@@ -135,7 +152,9 @@ def _missing(arm: str, means: Means) -> Absent | None:
         )
         return Absent(arm, f"{have}, it needs {least}", "training rows (--train FILE)")
     if arm == "tune:head" and not means.labels:
-        return Absent(arm, "the training outputs are not a closed label set", "training rows with labels as outputs")
+        return Absent(
+            arm, "the training outputs are not labels of a closed set", "training rows with labels as outputs"
+        )
     if kind.startswith("tune") and arm != "tune:head" and not means.local_base:
         return Absent(
             arm, "the base model is remote, its weights are not here to tune", "a local base model (--base-model)"

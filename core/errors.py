@@ -38,7 +38,7 @@ class UnknownName(UserError):
     """A name nobody knows; the message lists near ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        known = sorted(known)
+        known = sorted(set(known))
         near = get_close_matches(name, known, n=3, cutoff=0.5) or known[:5]
         text = f"unknown {kind} {name!r}"
         if near:
@@ -68,6 +68,10 @@ class MissingExtra(UserError):
 
 class ArtifactError(TuneforkError):
     """An index, adapter or converted model is damaged or belongs to something else."""
+
+
+class OtherBase(ArtifactError, UserError):
+    """An adapter that belongs to another base model than the one it is asked for on: the user names the right one."""
 
 
 class EngineError(TuneforkError):

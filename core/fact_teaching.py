@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from core.labels import closed_labels
+from core.labels import head_task
 from core.rows import Row
 from core.text import content_tokens, language, scripts, tokens
 
@@ -27,9 +27,9 @@ SHARE = 0.2
 
 
 def judged(rows: Sequence[Row]) -> list[Row]:
-    """The rows of which it can be asked: those with an answer; none of a closed label set, where a label is no fact."""
+    """The rows of which it can be asked: those with an answer; none where the answers are labels, which are no facts."""
     answered = [row for row in rows if row.answers and row.answerable]
-    return [] if closed_labels(answered) else answered
+    return [] if head_task(answered) else answered
 
 
 def taught_facts(rows: Sequence[Row]) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
+from core.label_lists import label_parts
 from core.rows import Row
 
 MAX_LABELS = 200
@@ -17,6 +19,17 @@ MAX_NUMBERS = 10
 """Ratings from 0 to 9 are labels; more different numbers than that are results of some reckoning."""
 
 _NUMBER = re.compile(r"[^\w]*[-+]?\d[\d,. ]*\s*%?[^\w]*")
+
+
+def head_task(rows: Sequence[Row]) -> Literal["single", "multi"] | None:
+    """What a classifier would be asked for these rows: one label, several (lists of recurring labels), or nothing.
+
+    Lists written as JSON are left to a language model: a classifier writes labels side by side.
+    """
+    outputs = [row.output for row in rows if row.answers]
+    if not any(output.startswith("[") for output in outputs) and label_parts(outputs) is not None:
+        return "multi"
+    return None if closed_labels(rows) is None else "single"
 
 
 def closed_labels(rows: Iterable[Row]) -> tuple[str, ...] | None:
@@ -38,6 +51,12 @@ def closed_labels(rows: Iterable[Row]) -> tuple[str, ...] | None:
     if sum(_NUMBER.fullmatch(label) is not None for label in counts) > MAX_NUMBERS:
         return None
     return tuple(sorted(counts))
+
+
+def are_numbers(rows: Sequence[Row]) -> bool:
+    """Whether every answer is a number, units and signs aside."""
+    answers = [answer for row in rows for answer in row.answers]
+    return bool(answers) and all(_NUMBER.fullmatch(answer) for answer in answers)
 
 
 def _short(answer: str) -> bool:

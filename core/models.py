@@ -87,6 +87,13 @@ def gguf_file(name: str) -> Path | None:
     return path.resolve() if path.suffix == ".gguf" and path.is_file() else None
 
 
+def check_name(name: str) -> None:
+    """Raises UnknownName where `name` can be no model; converts nothing, and asks no hub whether it has the id."""
+    local = starter(name) is not None or gguf_file(name) is not None or Path(name).expanduser().is_dir()
+    if remote(name) is None and not local and not _is_hub_id(name):
+        raise _unknown(name)
+
+
 def local_folder(name: str, models: Path) -> Path:
     """Folder with the model's config, tokenizer and safetensors.
 
@@ -125,10 +132,18 @@ def local_folder(name: str, models: Path) -> Path:
         if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
             raise ConfigError(f"{folder}: not a model folder (no config.json)")
         return folder.resolve()
-    if name.count("/") == 1 and not name.startswith((".", "~", "/")):
+    if _is_hub_id(name):
         return _from_hub(name)
+    raise _unknown(name)
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "~", "/"))
+
+
+def _unknown(name: str) -> UnknownName:
     names = [n for s in STARTERS for n in (s.name, s.hub_id)]
-    raise UnknownName("model", name, names, hint="(a starter, a folder, a GGUF file, a hub id org/name, or MODEL@URL)")
+    return UnknownName("model", name, names, hint="(a starter, a folder, a GGUF file, a hub id org/name, or MODEL@URL)")
 
 
 def _base_of(adapter: Path) -> str:

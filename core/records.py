@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,14 +95,14 @@ def _json(text: str, path: Path) -> list[Record]:
     start = len(text) - len(text.lstrip())
     if text[start] == "[":
         return list(_array(text, start, path))
-    records = []
-    for line, part in enumerate(_LINE_END.split(text), start=1):
+    records, lines = [], _LINE_END.split(text)
+    for line, part in enumerate(lines, start=1):
         if not part or part.isspace():
             continue
         try:
             value = json.loads(part)
         except (ValueError, RecursionError) as exc:
-            raise DataError(_json_fault(text, part, exc), path, line) from exc
+            raise _line_fault(lines, line, exc, path) from exc
         records.append(_object(value, part, path, line))
     return records
 
@@ -155,15 +155,24 @@ def _object(value: Any, source: str, path: Path, line: int) -> Record:
     return Record(line, value)
 
 
-def _json_fault(text: str, part: str, exc: Exception) -> str:
+def _line_fault(lines: Sequence[str], line: int, exc: Exception, path: Path) -> DataError:
+    """What is wrong with a line of JSONL; where an object goes on below it, with that object."""
+    shown = lines[line - 1].strip()
+    below = next((part.strip() for part in lines[line:] if part.strip()), "")
+    ended = not isinstance(exc, json.JSONDecodeError) or exc.pos < len(lines[line - 1].rstrip())
+    if ended or below[:1] in ("{", ""):
+        text = f"not valid JSON: {_reason(exc)}: {shown[:60]}{'...' if len(shown) > 60 else ''}"
+        return DataError(text, path, line)
     try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
-        whole = None
-    if isinstance(whole, dict):
-        return "one JSON object over many lines; write one row a line (JSONL) or an array [{...}, ...]"
-    shown = part.strip()
-    return f"not valid JSON: {_reason(exc)}: {shown[:60]}{'...' if len(shown) > 60 else ''}"
+        json.JSONDecoder().raw_decode("\n".join([shown, *lines[line:]]))
+    except json.JSONDecodeError as inner:
+        text = f"not valid JSON: {_reason(inner)}, in the object that begins on line {line}"
+        return DataError(text, path, line + inner.lineno - 1)
+    except (ValueError, RecursionError) as inner:
+        return DataError(f"not valid JSON: {_reason(inner)}", path, line)
+    return DataError(
+        "one JSON object over many lines; write one row a line (JSONL) or an array [{...}, ...]", path, line
+    )
 
 
 def _reason(exc: Exception) -> str:

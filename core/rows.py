@@ -19,10 +19,10 @@ Purpose = Literal["evaluation", "training"]
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "id": ("id", "_id", "qid", "uid"),
-    "input": ("input", "question", "prompt", "messages", "query", "text", "instruction"),
+    "input": ("input", "question", "prompt", "messages", "query", "text", "instruction", "pregunta", "问题"),
     "answers": (
         *("output", "answers", "answer", "target", "completion", "response", "label", "labels"),
-        *("gold", "expected", "expected_output", "expected_answer"),
+        *("gold", "expected", "expected_output", "expected_answer", "ground_truth", "respuesta", "答案"),
     ),
     "context_ids": ("context_ids", "context_id"),
     "context": ("context", "contexts", "passages", "passage"),
@@ -35,6 +35,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 _WANTED_INPUT = "`input`, `question`, `prompt` or `messages`"
 _WANTED_ANSWER = "`output`, `answers`, `answer`, `target` or `completion`"
+_PREFERENCE = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
+_NO_TOOLS = "; tools are not learnt or measured: leave such turns out, or write call and result as text of a user turn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ def read_rows(path: Path, purpose: Purpose) -> list[Row]:
     if faults:
         raise DataError(faults[0].text, path, faults[0].line)
     if purpose == "evaluation" and not any(row.answers or not row.answerable for row in rows):
-        seen = _seen(key for record in read_records(path) for key in record.fields)
-        raise DataError(f"no row has a gold answer; wanted {_WANTED_ANSWER}; {seen}{_near(seen, 'answers')}", path)
+        fields = {key: None for record in read_records(path) for key in record.fields}
+        raise DataError(f"no row has a gold answer; {_lacking(fields, 'answers')}", path)
     return rows
 
 
@@ -150,10 +152,9 @@ def _no_output(fields: Mapping[str, Any], answerable: bool, given: bool) -> str:
         return "the output is empty; for an unanswerable question give the words the model should answer with"
     if given:
         return "the output is empty; a training row needs one"
-    seen = _seen(fields)
     if any(key.strip().lower() == "messages" for key in fields):
         return "no output; the last message has to be the assistant's (or the row has an `output`)"
-    return f"no output; wanted {_WANTED_ANSWER}; {seen}{_near(seen, 'answers')}"
+    return f"no output; {_lacking(fields, 'answers')}"
 
 
 def _chat(fields: Mapping[str, Any]) -> tuple[tuple[Message, ...], str | None]:
@@ -163,8 +164,7 @@ def _chat(fields: Mapping[str, Any]) -> tuple[tuple[Message, ...], str | None]:
         given = [n for n in FIELDS["input"] if n in fields]
         if given:
             raise _RowError(f"{given[0]!r} is empty")
-        seen = _seen(fields)
-        raise _RowError(f"no input; wanted {_WANTED_INPUT}; {seen}{_near(seen, 'input')}")
+        raise _RowError(f"no input; {_lacking(fields, 'input')}")
     if isinstance(value, str) and name == "messages":
         value = _decoded(value)
     if isinstance(value, list) and (name == "messages" or any(isinstance(item, dict) for item in value)):
@@ -194,7 +194,9 @@ def _message(item: Any, where: str) -> Message:
     roles: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
     role = roles.get(item["role"]) if isinstance(item["role"], str) else None
     if role is None:
-        raise _RowError(f"{where} has the role {item['role']!r}; wanted system, user or assistant")
+        raise _RowError(f"{where} has the role {item['role']!r}; wanted system, user or assistant{_NO_TOOLS}")
+    if item.get("content") is None and (item.get("tool_calls") or item.get("function_call")):
+        raise _RowError(f"{where} is a tool call{_NO_TOOLS}")
     content = item.get("content")
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
         content = "".join(part["text"] for part in content)
@@ -347,10 +349,20 @@ def _seen(keys: Iterable[str]) -> str:
     return "fields seen: " + ", ".join(f"`{name}`" for name in names[:12]) + (", ..." if len(names) > 12 else "")
 
 
-def _near(seen: str, field: str) -> str:
-    """A hint where a field that was seen is nearly one that was wanted."""
-    for name in seen.split("`")[1::2]:
+def _lacking(fields: Mapping[str, Any], field: Literal["input", "answers"]) -> str:
+    """What was wanted of a row without `field`, what it holds instead, and what to do."""
+    names = {_name(name) for name in fields}
+    if any(names.issuperset(pair) for pair in _PREFERENCE):
+        return "these are preference pairs; learn from them with `tunefork tune NAME --preferences FILE`"
+    wanted = _WANTED_INPUT if field == "input" else _WANTED_ANSWER
+    return f"wanted {wanted}; {_seen(fields)}; {_near(fields, field)}"
+
+
+def _near(fields: Iterable[str], field: Literal["input", "answers"]) -> str:
+    """What to do: the field that was seen and is nearly one that was wanted, else to rename one."""
+    for name in fields:
         close = get_close_matches(_name(name), FIELDS[field], n=1, cutoff=0.7)
         if close and _name(name) not in FIELDS[field]:
-            return f"; did you mean `{close[0]}` instead of `{name}`?"
-    return ""
+            return f"did you mean `{close[0]}` instead of `{name}`?"
+    what, name = ("what is asked", "input") if field == "input" else ("the answer", "output")
+    return f"rename the one that holds {what} to `{name}`"

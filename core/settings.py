@@ -141,6 +141,7 @@ class UseCase(BaseModel):
         return patterns
 
 
+_MUST_BE = "it has to be "
 _NOT_IN_ENVIRONMENT = ("name", "constraints", "judge", "refusals", "retrieval", "grounding")
 
 
@@ -148,18 +149,21 @@ def parse_use_case(file: Mapping[str, Any], flags: Mapping[str, Any], folder: Pa
     """The use case that `file`, the environment (TUNEFORK_BASE_MODEL, ...) and `flags` declare, in rising precedence.
 
     Paths of the file are relative to `folder`; those of flags and environment to the working directory.
-    A flag that is None or empty was not given.
+    A flag that is None or empty was not given. `source` names the file in messages.
 
     Raises:
         ConfigError: an unknown key or a value out of range; names it.
     """
     values: dict[str, Any] = {key: _anchored(key, value, folder) for key, value in file.items()}
+    named: dict[str, str] = {}
     for key in UseCase.model_fields:
         given = flags.get(key)
+        where = f"--{key.replace('_', '-')}"
         if given is None or given == ():
-            given = os.environ.get(f"TUNEFORK_{key.upper()}") if key not in _NOT_IN_ENVIRONMENT else None
+            where = f"TUNEFORK_{key.upper()}"
+            given = os.environ.get(where) if key not in _NOT_IN_ENVIRONMENT else None
         if given is not None and given != "":
-            values[key] = _anchored(key, given, Path.cwd())
+            values[key], named[key] = _anchored(key, given, Path.cwd()), where
     try:
         return UseCase.model_validate(values)
     except ValidationError as exc:
@@ -176,7 +180,11 @@ def parse_use_case(file: Mapping[str, Any], flags: Mapping[str, Any], folder: Pa
             raise ConfigError(f"{source}: unknown setting {key!r}; known: {known}") from exc
         if first["type"] == "missing":
             raise ConfigError(f"{source}: {key} is missing; it must be given") from exc
-        raise ConfigError(f"{source}: {key} = {first['input']!r}: {first['msg']}") from exc
+        wanted = first["msg"].removeprefix("Input should be ")
+        where = named.get(key, f"{source}: {key}")
+        raise ConfigError(
+            f"{where} = {first['input']!r}: {_MUST_BE if wanted != first['msg'] else ''}{wanted}"
+        ) from exc
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -123,6 +123,10 @@ class UseCaseFolder:
     def settings(self) -> UseCase:
         return parse_use_case(read_toml(self.path / "use_case.toml"), {}, self.path, str(self.path / "use_case.toml"))
 
+    def remember(self, settings: UseCase) -> None:
+        """Make `settings` what the use case declares; creates it where it is new."""
+        _save(self.path / "use_case.toml", settings)
+
     def verdict(self) -> dict[str, Any] | None:
         """The verdict in force, as JSON; None before the first `advise`."""
         if not self.verdict_path.exists():
@@ -175,10 +179,17 @@ class Workspace:
         return UseCaseFolder(self.path / "use_cases" / name)
 
     def declare(self, name_or_toml: str, flags: Mapping[str, Any]) -> tuple[UseCaseFolder, UseCase]:
-        """The use case that a command names, created or updated from its TOML, the environment and the flags.
+        """The use case that a command names, created or updated: `proposed`, and remembered."""
+        folder, settings = self.proposed(name_or_toml, flags)
+        folder.remember(settings)
+        return folder, settings
+
+    def proposed(self, name_or_toml: str, flags: Mapping[str, Any]) -> tuple[UseCaseFolder, UseCase]:
+        """The use case that a command names, from its TOML, the environment and the flags; writes nothing.
 
         `name_or_toml` is a path when it ends in .toml, else a name. What was declared before stays unless it is
-        declared anew; flags that were given are remembered, so the next command needs only the name.
+        declared anew. A command remembers it (`UseCaseFolder.remember`), so that the next one needs only the name,
+        once it has seen that it can be used: a mistyped file or model would stay with the use case.
         """
         if name_or_toml.endswith(".toml"):
             path = Path(name_or_toml)
@@ -194,9 +205,7 @@ class Workspace:
             file = read_toml(known) if known.exists() else {"name": name_or_toml}
             folder, source = known.parent, str(known) if known.exists() else "flags"
         settings = parse_use_case(file, flags, folder, source)
-        home = UseCaseFolder(self.path / "use_cases" / settings.name)
-        _save(home.path / "use_case.toml", settings)
-        return home, settings
+        return UseCaseFolder(self.path / "use_cases" / settings.name), settings
 
     def delete(self, name: str) -> None:
         """Remove a use case. It disappears from every listing at once, then from the disk."""

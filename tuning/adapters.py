@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from core.errors import ArtifactError, ConfigError
+from core.errors import ArtifactError, ConfigError, OtherBase
 from core.files import read_json, staged_folder, write_json, write_text
 from core.remedy import Method
 
@@ -107,12 +107,12 @@ def check_base(folder: Path, base_model: str, base_folder: Path) -> Origin:
     """The origin of the adapter in `folder`, once it is certain that it was trained on the model in `base_folder`.
 
     Raises:
-        ArtifactError: it was trained on another base; names both.
+        OtherBase: it was trained on another base; names both.
     """
     origin = load_origin(folder)
     if origin.base_fingerprint != base_fingerprint(base_folder):
         other = "other weights of that name" if origin.base_model == base_model else f"{base_model!r}"
-        raise ArtifactError(
+        raise OtherBase(
             f"{folder}: was trained on {origin.base_model!r} and cannot be used with {other};"
             f" name the right base model, or tune {base_model!r} anew"
         )

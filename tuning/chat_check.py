@@ -19,7 +19,8 @@ _TEXTS = {
     "missing_messages_list": "have no list of messages",
     "message_missing_key": "have a message without `role` or `content`",
     "message_unrecognized_key": "have a message with a key that is not read",
-    "unrecognized_role": "have a role other than system, developer, user or assistant",
+    "unrecognized_role": "have a role other than system, developer, user or assistant (tools are not learnt: leave"
+    " their turns out, or write them as text of a user turn)",
     "missing_content": "have a message whose content is empty or no text",
     "example_missing_assistant_message": "have no assistant message to learn",
 }

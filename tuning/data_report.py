@@ -12,7 +12,8 @@ import numpy as np
 
 from core import fact_teaching
 from core.errors import DataError
-from core.labels import closed_labels
+from core.label_lists import listed
+from core.labels import closed_labels, head_task
 from core.models import local_folder, remote
 from core.records import read_records
 from core.remedy import Method
@@ -22,7 +23,6 @@ from core.workspace import UseCaseFolder, Workspace
 from tuning.chat_check import chat_findings, is_chat, lines_of
 from tuning.cost import Cost, earlier_speed, training_cost
 from tuning.findings import Finding, finding, languages, one_label, row_findings
-from tuning.other_heads import labels_of
 from tuning.recipe import FullRecipe, HeadRecipe, LoraRecipe, settle
 
 
@@ -55,7 +55,7 @@ class DataReport:
     """Rows a label, most frequent first; None for free text."""
     languages: dict[str, float]
     fact_teaching: float | None
-    """Share of the rows whose answer cannot be derived from what they show (core.fact_teaching); None: labels."""
+    """Share of the rows whose answer cannot be derived from what they show (core.fact_teaching); None: a head."""
     cost: Cost | None
     """Of training a language model; a head takes seconds to a minute."""
 
@@ -95,13 +95,15 @@ def check_training_data(
         for f in (chat_findings(records) if form == "chat" else [])
     ]
     labels = closed_labels(rows)
-    recipe = recipe or (HeadRecipe(seed=settings.seed) if labels is not None else LoraRecipe(seed=settings.seed))
+    if recipe is None:
+        asked = head_task(rows)
+        recipe = LoraRecipe(seed=settings.seed) if asked is None else HeadRecipe(task=asked, seed=settings.seed)
     method: Method = {HeadRecipe: "head", FullRecipe: "full", LoraRecipe: "lora"}[type(recipe)]  # type: ignore[assignment]
     # What the chat check has named already is not told again in the reader's words.
     named = {line for f in found if f.severity == "error" for line in lines_of(records, f.code)}
     found += _unusable([fault for fault in faults if fault.line not in named], len(records))
     task = recipe.task if isinstance(recipe, HeadRecipe) else "single"
-    labels_in = labels_of if task == "multi" else one_label
+    labels_in = listed if task == "multi" else one_label
     counts = Counter(label for row in rows for label in dict.fromkeys(labels_in(row.output)))
     if task == "multi":
         labels = tuple(sorted(counts))
@@ -120,7 +122,8 @@ def check_training_data(
         spoken = languages(rows)
         if shown is not None:
             rows = shown(rows)
-        teaching, more = _facts(rows)
+        # A head chooses among what it has seen, or measures: nothing it learns could be mistaken for a fact.
+        teaching, more = (None, []) if isinstance(recipe, HeadRecipe) else _facts(rows)
         found += more
         if isinstance(recipe, HeadRecipe):
             tokens, more = _head_tokens(rows, settings, workspace)
@@ -149,17 +152,15 @@ def refuse_errors(report: DataReport, path: Path) -> None:
     """Raises DataError when a finding forbids training; names the first and how many there are."""
     if report.errors:
         first, others = report.errors[0], len(report.errors) - 1
-        more = f", and {others} more kinds of fault; --check lists all" if others else ""
+        more = f", and {_count(others, 'more kind')} of fault; --check lists all" if others else ""
         raise DataError(f"{first.text} ({first.code}{more})", path, first.lines[0] if first.lines else None)
 
 
 def summary(report: DataReport) -> str:
     """The report as a few lines for a terminal."""
     warnings = len(report.findings) - len(report.errors)
-    lines = [
-        f"{report.file}: {_count(report.rows, 'usable row')} ({report.form}), {_count(len(report.errors), 'error')},"
-        f" {_count(warnings, 'warning')}"
-    ]
+    rows = _count(report.rows, "usable chat" if report.form == "chat" else "usable row")
+    lines = [f"{report.file}: {rows}, {_count(len(report.errors), 'error')}, {_count(warnings, 'warning')}"]
     for found in report.findings:
         where = (
             f"  (line {', '.join(map(str, found.lines))}{', ...' if found.count > len(found.lines) else ''})"
@@ -174,11 +175,11 @@ def summary(report: DataReport) -> str:
             f"  tokens   {t.total:,}{share}; a row has {t.median} (median), {t.p95} (95 %), {t.longest} (longest); {room}"
         )
     if report.labels is not None:
-        counts = list(report.labels.items())
-        rarest = counts[-1]
-        lines.append(
-            f"  labels   {len(counts)}, from {counts[0][1]} rows ({counts[0][0]}) down to {rarest[1]} ({rarest[0]})"
+        (top, most), (rarest, least) = next(iter(report.labels.items())), list(report.labels.items())[-1]
+        each = (
+            f"{_count(most, 'row')} each" if most == least else f"from {most} rows ({top}) down to {least} ({rarest})"
         )
+        lines.append(f"  labels   {len(report.labels)}, {each}")
     if report.languages:
         lines.append("  language " + ", ".join(f"{code} {share:.0%}" for code, share in report.languages.items()))
     if report.fact_teaching is not None:

@@ -14,6 +14,8 @@ from core.text import language, normalise, tokens
 EXAMPLES = 5
 LONG = 80
 """Characters from which on an answer is prose that should end like prose."""
+END = 20
+"""Characters that tell one ending from another."""
 MOST = 0.8
 """What this share of the answers does, the others are expected to do."""
 WINDOW = 13
@@ -60,11 +62,11 @@ class Finding:
     count: int
     """Rows it is about."""
     lines: tuple[int, ...]
-    """Lines of the first few of them."""
+    """Lines of the first few of them, in order."""
 
 
 def finding(code: str, text: str, lines: Sequence[int | None], *, error: bool = False) -> Finding:
-    known = [line for line in lines if line is not None]
+    known = sorted(line for line in lines if line is not None)
     return Finding(code, "error" if error else "warning", text, len(lines), tuple(known[:EXAMPLES]))
 
 
@@ -106,11 +108,16 @@ def _repeats(rows: Sequence[Row], asked: Sequence[str]) -> Iterator[Finding]:
     torn = [row for answers in given.values() if len(answers) > 1 for some in answers.values() for row in some]
     if torn:
         inputs = sum(len(answers) > 1 for answers in given.values())
-        text = f"{inputs} inputs have two different answers ({len(torn)} rows): {torn[0].input[:60]!r}"
+        which = "1 input has" if inputs == 1 else f"{inputs} inputs have"
+        text = f"{which} two different answers ({len(torn)} rows): {torn[0].input[:60]!r}"
         yield finding("conflicts", text, [row.line for row in torn])
     again = [row for answers in given.values() for some in answers.values() for row in some[1:]]
     if again:
-        text = f"{len(again)} of {len(rows)} rows repeat an earlier one, input and answer: they count twice"
+        one = len(again) == 1
+        text = (
+            f"{len(again)} of {len(rows)} rows {'repeats' if one else 'repeat'} an earlier one, input and answer:"
+            f" {'it counts' if one else 'they count'} twice"
+        )
         yield finding("duplicates", text, [row.line for row in again])
 
 
@@ -118,7 +125,9 @@ def _cut(rows: Sequence[Row]) -> Iterator[Finding]:
     """Answers that seem to have lost their end."""
     cut: dict[int, Row] = {}
     longest = max(len(row.output) for row in rows)
-    at_most = [i for i, row in enumerate(rows) if len(row.output) == longest]
+    # A limit cuts anywhere: what ends as shorter answers do (a signature, a closing formula) was not cut.
+    ends = {row.output[-END:] for row in rows if len(row.output) < longest}
+    at_most = [i for i, row in enumerate(rows) if len(row.output) == longest and row.output[-END:] not in ends]
     if longest >= 2 * LONG and len(at_most) >= 3:
         cut |= {i: rows[i] for i in at_most}
     prose = [i for i, row in enumerate(rows) if len(row.output) >= LONG]
@@ -132,7 +141,7 @@ def _cut(rows: Sequence[Row]) -> Iterator[Finding]:
     cut |= {i: row for i, row in enumerate(rows) if row.output.count("```") % 2}
     if cut:
         first = cut[min(cut)]
-        text = f"{len(cut)} of {len(rows)} answers seem cut off: ...{first.output[-40:]!r}"
+        text = f"{len(cut)} of {len(rows)} answers {'seems' if len(cut) == 1 else 'seem'} cut off: ...{first.output[-40:]!r}"
         yield finding("truncated_answers", text, [cut[i].line for i in sorted(cut)])
 
 
@@ -151,8 +160,8 @@ def _leakage(rows: Sequence[Row], asked: Sequence[str], evaluation: Sequence[Row
     same = [row for row, text in zip(rows, asked, strict=True) if text in held_out]
     if same:
         text = (
-            f"{len(same)} of {len(rows)} training inputs stand in the eval set too: a score on it would flatter;"
-            " take them out of one of the two"
+            f"{len(same)} of {len(rows)} training inputs {'stands' if len(same) == 1 else 'stand'} in the eval set too:"
+            f" a score on it would flatter; take {'it' if len(same) == 1 else 'them'} out of one of the two"
         )
         yield finding("leakage", text, [row.line for row in same])
     windows = [_windows(row) for row in rows]
@@ -165,7 +174,7 @@ def _leakage(rows: Sequence[Row], asked: Sequence[str], evaluation: Sequence[Row
         if id(row) not in whole and any(w in foreign and common[w] <= BOILERPLATE for w in found)
     ]
     if near:
-        text = f"{len(near)} of {len(rows)} training inputs share {WINDOW} words in a row with an eval input"
+        text = f"{len(near)} of {len(rows)} training inputs {'shares' if len(near) == 1 else 'share'} {WINDOW} words in a row with an eval input"
         yield finding("near_leakage", text, [row.line for row in near])
 
 

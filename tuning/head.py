@@ -6,6 +6,7 @@ hard to beat on frozen features, and it fits in seconds.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,8 +33,6 @@ Task = Literal["single", "multi", "number"]
 WORD_TENSORS = ("columns", "idf", "weight")
 WORD_SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
 """Of the words' log odds beside the encoder's calibrated ones, to choose among; 0 leaves them out."""
-SEPARATOR = ", "
-"""Between the labels of one answer (`core.rows` joins a row's `labels` with it)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ class Head:
     """Of a number."""
     words: Words | None = None
     """What is added for the texts themselves."""
+    separator: str = ", "
+    """Between the labels of one answer."""
 
     def logits(self, features: Features, texts: Sequence[str] | None = None) -> Logits:
         """[rows, labels].
@@ -82,7 +83,7 @@ class Head:
         chosen = probabilities >= 0.5 if self.task == "multi" else np.zeros(len(self.labels), dtype=bool)
         if not chosen.any():
             return self.labels[int(probabilities.argmax())]
-        return SEPARATOR.join(label for label, is_chosen in zip(self.labels, chosen, strict=True) if is_chosen)
+        return self.separator.join(label for label, is_chosen in zip(self.labels, chosen, strict=True) if is_chosen)
 
     def confidence(self, probabilities: Logits) -> float:
         """How probable that answer is; of several labels, that each is right and none is missing. A number's is 1."""
@@ -281,7 +282,9 @@ def save_head(folder: Path, head: Head) -> None:
         tensors |= {f"words.{name}": getattr(head.words, name) for name in WORD_TENSORS}
         about["words"] = head.words.share
     save_file(tensors, folder / "head.safetensors")
-    write_json(folder / "labels.json", about | ({"decimals": head.decimals} if head.task == "number" else {}))
+    of_task: dict[str, dict[str, Any]]
+    of_task = {"number": {"decimals": head.decimals}, "multi": {"separator": head.separator}}
+    write_json(folder / "labels.json", about | of_task.get(head.task, {}))
 
 
 def load_head_weights(folder: Path) -> Head:
@@ -300,6 +303,7 @@ def load_head_weights(folder: Path) -> Head:
             about.get("task", "single"),
             int(about.get("decimals", 0)),
             _words(tensors, float(about["words"])) if "words" in about else None,
+            str(about.get("separator", ", ")),
         )
     except (FileNotFoundError, KeyError, TypeError, ValueError, SafetensorError) as exc:
         raise ArtifactError(f"{folder}: the head is damaged ({exc}); train it again with `tunefork tune`") from exc
@@ -372,7 +376,10 @@ def _logistic(features: Features, y: Labels, labels: tuple[str, ...], strength: 
     """The head fitted on rows that may lack some labels; those get the bias of an event never seen."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, max_iter=2000).fit(features, y)
+    with warnings.catch_warnings():
+        # That many labels have few rows is said by the report on the rows, in its own words.
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater than", category=UserWarning)
+        model = LogisticRegression(C=strength, max_iter=2000).fit(features, y)
     weight, bias = model.coef_, model.intercept_
     if len(model.classes_) == 2:
         # Two classes are fitted as one logit z; softmax of (-z/2, z/2) is the same probability.

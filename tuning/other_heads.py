@@ -10,17 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import DataError
+from core.label_lists import listed, separator
 from tuning.encoder import Features
-from tuning.head import SEPARATOR, Fit, Head, Logits, calibration_error, climb, sigmoid
+from tuning.head import Fit, Head, Logits, calibration_error, climb, sigmoid
 from tuning.recipe import HeadRecipe
 
 RIDGES = tuple(10.0**power for power in range(-4, 4))
 """Penalties a row, on features scaled to unit variance on average."""
-
-
-def labels_of(answer: str) -> list[str]:
-    """The labels that an answer lists."""
-    return [part for part in (piece.strip() for piece in answer.split(SEPARATOR.strip())) if part]
 
 
 def fit_multi_label(features: Features, answers: Sequence[str], recipe: HeadRecipe) -> Fit:
@@ -31,7 +27,7 @@ def fit_multi_label(features: Features, answers: Sequence[str], recipe: HeadReci
     Raises:
         DataError: fewer than two labels.
     """
-    sets = [labels_of(answer) for answer in answers]
+    sets = [listed(answer) for answer in answers]
     labels = tuple(sorted({label for some in sets for label in some}))
     if len(labels) < 2:
         raise DataError(f"the {len(answers)} training rows have {len(labels)} labels; a head needs two or more")
@@ -52,12 +48,10 @@ def fit_multi_label(features: Features, answers: Sequence[str], recipe: HeadReci
     strength = climb(sorted(recipe.strengths), loss)
     least, logits, temperature = loss(strength), *seen[strength][1:]
     fitted = _one_by_one(features, hot, labels, strength)
-    head = Head(labels, fitted.weight, fitted.bias, temperature, "multi")
+    head = Head(labels, fitted.weight, fitted.bias, temperature, "multi", separator=separator(answers))
     probabilities = sigmoid(logits / temperature)
     wanted = [set(some) for some in sets]
-    right = np.array(
-        [set(labels_of(head.answer(row))) == want for row, want in zip(probabilities, wanted, strict=True)]
-    )
+    right = np.array([set(listed(head.answer(row))) == want for row, want in zip(probabilities, wanted, strict=True)])
     confidence = np.array([head.confidence(row) for row in probabilities])
     error = calibration_error(
         np.maximum(probabilities, 1 - probabilities).ravel(), ((probabilities >= 0.5) == hot).ravel()

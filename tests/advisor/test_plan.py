@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.plan import KNOWN, ON_REQUEST, Means, plan_arms
+from advisor.plan import KNOWN, ON_REQUEST, Means, absent_lines, plan_arms
 from core.errors import UnknownName
 
 ALL = Means(documents=True, train_rows=200, labels=True, answer_format=True, local_base=True, gold_passages=False)
@@ -57,3 +57,21 @@ def test_a_family_names_all_its_arms() -> None:
 def test_an_unknown_arm_lists_near_ones() -> None:
     with pytest.raises(UnknownName, match="did you mean oracle"):
         plan_arms(ALL, ["oracl"])
+
+
+def test_arms_that_lack_the_same_thing_are_told_in_one_line() -> None:
+    lines = absent_lines(plan_arms(replace(ALL, documents=False)).absent)
+    wants = [line for line in lines if "there are no documents" in line]
+    assert wants == [
+        "not run: oracle, oracle_few_shot (there are no documents; supply documents (--docs PATH) or the gold passage in"
+        " each eval row (`context`))",
+        "not run: retrieved, tune_retrieved, tune_oracle, wrong_passage (there are no documents; supply documents"
+        " (--docs PATH))",
+    ]
+    assert lines[-1] == "not asked for: few_shot:3_similar (--arms A,B)"
+
+
+def test_the_place_of_a_context_is_told_of_only_where_it_was_asked_about() -> None:
+    absent = plan_arms(ALL, ["prompt:context_last"]).absent
+    assert not [line for line in absent_lines(absent) if "context_last" in line and line.startswith("not run")]
+    assert [line for line in absent_lines(absent, ["prompt:context_last"]) if "context_last (the inputs bring" in line]

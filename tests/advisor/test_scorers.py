@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.scorers import KINDS, parse_scorer
-from advisor.scorers.labels import finder, split_labels
+from advisor.scorers.labels import finder
 from advisor.scorers.numbers import final_number, numbers, whole_number
 from advisor.scorers.sql import canonical
 from advisor.scorers.texts import longest_common
 from core.errors import ConfigError, DataError, MissingExtra, UnknownName
+from core.label_lists import split_labels
 from core.rows import read_rows
 from tests.advisor.rows import gold
 

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from core import cli
-from core.errors import EngineUnavailable
+from core.errors import EngineUnavailable, OtherBase
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -64,6 +64,7 @@ def test_a_users_mistake_is_one_line_and_exit_2(
             "the disk is full",
         ),
         (PermissionError(13, "Permission denied", "/x/y"), 2, "/x/y: cannot be used (Permission denied)"),
+        (OtherBase("v0001: was trained on 'a' and cannot be used with 'b'"), 2, "cannot be used with 'b'"),
         (KeyboardInterrupt(), 130, "go on where it stopped"),
         (ValueError("odd"), 1, "internal error: ValueError: odd"),
     ],

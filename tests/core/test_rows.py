@@ -214,6 +214,9 @@ GOOD = '{"input":"a","output":"b"}\n'
         ("r.jsonl", '{"input":"a","output":' + "9" * 5000 + "}", 1, "too many digits"),
         ("r.jsonl", '{"input":"a\\ud800","output":"b"}', 1, "surrogate"),
         ("r.json", '{\n "rows": [{"input": "a"}]\n}', 1, "one JSON object over many lines"),
+        ("r.jsonl", GOOD + '{\n "input": "a"\n}\n{\n "input": "b"\n}\n', 2, "one JSON object over many lines"),
+        ("r.json", '{\n "input": "a",\n "output": b\n}', 3, "in the object that begins on line 1"),
+        ("r.jsonl", GOOD + '{"input": "a",\n' + GOOD, 2, "not valid JSON"),
         ("r.json", '[{"input":"a","output":"b"},\n {"input":"c" "output":"d"}]', 2, "not valid JSON"),
         ("r.json", '[{"input":"a","output":"b"}', 1, "']' is missing"),
         ("r.json", "[]", None, "has no rows"),
@@ -301,3 +304,37 @@ def test_ten_thousand_rows_take_under_a_second(tmp_path: Path) -> None:
 def test_public_sets_are_read_whole(shared_data: Path, name: str, rows: int, unanswerable: int) -> None:
     read = read_rows(shared_data / f"{name}.jsonl", "evaluation")
     assert (len(read), sum(not row.answerable for row in read)) == (rows, unanswerable)
+
+
+def test_questions_and_answers_go_by_spanish_and_chinese_names_too(tmp_path: Path) -> None:
+    rows = read_rows(
+        _jsonl(tmp_path, {"Pregunta": "¿Qué?", "Respuesta": "Nada"}, {"问题": "谁?", "答案": "我"}), "training"
+    )
+    assert [(row.input, row.output) for row in rows] == [("¿Qué?", "Nada"), ("谁?", "我")]
+
+
+_TOOLS = [
+    {"role": "user", "content": "weather?"},
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+    {"role": "tool", "content": "4 degrees"},
+    {"role": "assistant", "content": "Cold."},
+]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"ticket": "a", "queue": "b"},
+            "fields seen: `ticket`, `queue`; rename the one that holds what is asked to `input`",
+        ),
+        ({"input": "a", "queue": "b"}, "rename the one that holds the answer to `output`"),
+        ({"input": "a", "anwser": "b"}, "did you mean `answer` instead of `anwser`?"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference pairs; .*--preferences FILE"),
+        ({"messages": _TOOLS}, r"messages\[1\] is a tool call; tools are not learnt or measured"),
+        ({"messages": _TOOLS[2:]}, r"the role 'tool'; wanted system, user or assistant; tools are not"),
+    ],
+)
+def test_a_row_that_lacks_what_is_wanted_says_what_to_do(tmp_path: Path, row: dict[str, object], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_rows(_jsonl(tmp_path, row), "training")

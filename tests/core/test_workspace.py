@@ -116,3 +116,21 @@ def test_a_workspace_that_is_a_file_is_said_at_once(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TUNEFORK_HOME", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="is no folder; name one in TUNEFORK_HOME"):
         open_workspace()
+
+
+def test_what_is_proposed_is_not_remembered(workspace: Workspace) -> None:
+    folder, settings = workspace.proposed("faq", {"top_k": 9})
+    assert settings.top_k == 9
+    assert workspace.names() == []
+    folder.remember(settings)
+    assert workspace.use_case("faq").settings().top_k == 9
+
+
+def test_a_value_out_of_range_is_blamed_on_where_it_was_given(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"^--top-k = 0: it has to be greater than or equal to 1$"):
+        workspace.proposed("faq", {"top_k": 0})
+    monkeypatch.setenv("TUNEFORK_DELTA", "5")
+    with pytest.raises(ConfigError, match=r"^TUNEFORK_DELTA = '5': it has to be less than 1$"):
+        workspace.proposed("faq", {})

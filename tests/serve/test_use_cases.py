@@ -153,8 +153,7 @@ def test_from_log_makes_the_feedback_the_eval_set(
         append_jsonl(requests_path(folder), asked)
         append_jsonl(feedback_path(folder), {"request_id": f"r{n}", "rating": "good" if n else "bad"})
     assert main(["advise", "faq", "--from-log", "--dry-run", "--json"]) == 0
-    json.loads(capsys.readouterr().out)
-    settings = folder.settings()
-    assert settings.eval == folder.path / "log" / "eval.jsonl"
-    assert len(settings.eval.read_text().splitlines()) == 2
+    assert json.loads(capsys.readouterr().out)["rows"]["eval"] == 2
+    assert folder.settings().eval is None
+    assert len((folder.path / "log" / "eval.jsonl").read_text().splitlines()) == 2
     assert main(["advise", "faq", "--from-log", "--eval", "x.jsonl"]) == 2

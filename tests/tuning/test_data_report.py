@@ -42,8 +42,8 @@ def test_all_faults_of_a_chat_file_are_told_at_once_and_nothing_is_trained(
     assert (report["form"], report["rows"]) == ("chat", 4)
     errors = {f["code"]: f["lines"] for f in report["findings"] if f["severity"] == "error"}
     assert errors == {"missing_content": [3], "example_missing_assistant_message": [5]}
-    assert workspace.use_case("x").adapters.all() == []
-    assert main(["tune", "x"]) == 2
+    assert workspace.names() == []
+    assert main(["tune", "x", "--train", str(train)]) == 2
     assert f"{train}:3: 1 of 6 rows have a message whose content is empty" in capsys.readouterr().err
 
 
@@ -119,7 +119,7 @@ def test_rows_over_the_context_stop_a_training_unless_they_may_be_left_out(
     train = _write(tmp_path / "rows.jsonl", rows)
     strict = _checked(capsys, "--train", str(train), "--method", "lora", rc=2)
     assert [f["severity"] for f in strict["findings"] if f["code"] == "too_long"] == ["error"]
-    lenient = _checked(capsys, "--method", "lora", "--skip-long")
+    lenient = _checked(capsys, "--train", str(train), "--method", "lora", "--skip-long")
     assert [f["severity"] for f in lenient["findings"] if f["code"] == "too_long"] == ["warning"]
     assert lenient["tokens"]["over"] == 1
 
@@ -130,8 +130,8 @@ def test_the_terminal_gets_a_short_account(
     rows = [{"input": r.input, "output": r.output} for r in [*card_rows, card_rows[0]]]
     assert main(["tune", "x", "--check", "--train", str(_write(tmp_path / "t.jsonl", rows))]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("t.jsonl: 25 usable rows (rows), 0 errors, 1 warning\n")
-    assert "duplicates: 1 of 25 rows repeat an earlier one" in out
+    assert out.startswith("t.jsonl: 25 usable rows, 0 errors, 1 warning\n")
+    assert "duplicates: 1 of 25 rows repeats an earlier one" in out
     assert "labels   3, from 9 rows (card_lost) down to 8" in out
 
 
@@ -191,3 +191,29 @@ def test_a_chat_that_ends_with_the_user_says_so(
     (fault,) = (f for f in report["findings"] if f["severity"] == "error")
     assert "the last message has to be the assistant's" in fault["text"]
     assert fault["lines"] == [2]
+
+
+def test_answers_that_end_as_shorter_ones_do_were_not_cut_and_those_of_one_length_that_do_not_were(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def codes(ends: list[str]) -> list[str]:
+        rows = [
+            {"input": f"tell {n}", "output": f"{n:04d} " + "tale " * (40 + n // 4) + end} for n, end in enumerate(ends)
+        ]
+        flags = ["--train", str(_write(tmp_path / "t.jsonl", rows)), "--method", "lora"]
+        return [found["code"] for found in _checked(capsys, *flags)["findings"]]
+
+    signed = "I remain your servant"
+    assert "truncated_answers" not in codes([signed] * 8)
+    assert "truncated_answers" in codes([f"{c * 20}." for c in "abcdefgh"])
+
+
+def test_where_nothing_can_be_used_no_method_is_claimed_and_a_lone_fault_is_told_in_the_singular(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"ticket": f"t{n}", "queue": "a"} for n in range(3)]
+    assert main(["tune", "x", "--check", "--train", str(_write(tmp_path / "t.jsonl", rows))]) == 2
+    said = capsys.readouterr()
+    assert "method:" not in said.err
+    assert "rename the one that holds what is asked to `input`" in said.out
+    assert "and 1 more kind of fault" in said.err

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.errors import ArtifactError, ConfigError, DataError
+from core.errors import ArtifactError, ConfigError, DataError, OtherBase
 from core.rows import Row
 from core.settings import UseCase
 from core.workspace import Workspace
@@ -235,7 +235,7 @@ def test_an_adapter_of_another_base_is_refused_and_both_are_named(
 ) -> None:
     report = train_lora(tmp_path / "a", tiny, workspace, card_rows, RECIPE.model_copy(update={"epochs": 0.2}))
     assert check_base(report.folder, tiny.base_model, Path(tiny.base_model)).method == "lora"
-    with pytest.raises(ArtifactError, match=r"trained on '.*tiny-llama' and cannot be used with 'smollm2"):
+    with pytest.raises(OtherBase, match=r"trained on '.*tiny-llama' and cannot be used with 'smollm2"):
         check_base(report.folder, "smollm2-135m-instruct", starter_folder)
 
 

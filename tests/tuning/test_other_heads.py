@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from core.errors import ConfigError, DataError
+from core.label_lists import listed
 from core.rows import Row
 from core.settings import UseCase
 from core.types import Completion, Message, Request, Sampling
@@ -15,7 +16,7 @@ from core.workspace import Workspace
 from tests.tuning.conftest import row
 from tuning.head import climb, load_head_weights, save_head, threshold_for
 from tuning.head_engine import load_head
-from tuning.other_heads import fit_multi_label, fit_number, labels_of
+from tuning.other_heads import fit_multi_label, fit_number
 from tuning.recipe import HeadRecipe
 from tuning.train import train_head
 
@@ -32,7 +33,7 @@ def test_several_labels_a_row_are_learnt() -> None:
     assert fit.head.labels == ("a", "b", "neither")
     fresh, expected = _two_signs(300, 1)
     said = [fit.head.answer(p) for p in fit.head.probabilities(fresh)]
-    right = np.mean([set(labels_of(s)) == set(labels_of(e)) for s, e in zip(said, expected, strict=True)])
+    right = np.mean([set(listed(s)) == set(listed(e)) for s, e in zip(said, expected, strict=True)])
     assert right > 0.75
     assert abs(right - fit.correct / fit.judged) < 0.12
 
@@ -119,3 +120,13 @@ def test_a_head_can_read_the_base_models_own_states(
 def test_unfreezing_is_for_one_label_a_row(workspace: Workspace, card_rows: list[Row], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--unfreeze is for a head with one label"):
         train_head(tmp_path / "h", UseCase(name="t"), workspace, card_rows, HeadRecipe(task="multi", unfreeze=True))
+
+
+@pytest.mark.parametrize("mark", [", ", "; ", "|", "、"])
+def test_labels_are_written_as_the_training_rows_write_them(tmp_path: Path, mark: str) -> None:
+    x, answers = _two_signs(60, 0)
+    fit = fit_multi_label(x, [answer.replace(", ", mark) for answer in answers], HeadRecipe())
+    assert fit.head.labels == ("a", "b", "neither")
+    save_head(tmp_path, fit.head)
+    said = load_head_weights(tmp_path).answer(np.array([0.9, 0.8, 0.1]))
+    assert said == f"a{mark}b"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from core.cli import main
 from core.jobs import state
 from core.rows import Row
 from core.workspace import Workspace
+from tuning.recipe import HeadRecipe
+from tuning.tune_flags import SETTINGS, chosen_recipe
 
 pytestmark = pytest.mark.usefixtures("encoder_folder")
 
@@ -146,9 +149,9 @@ def test_context_without_passages_says_where_to_get_them(
 ) -> None:
     assert main(["tune", "bank", "--train", str(train_file), "--context"]) == 2
     assert "index documents first (tunefork ingest)" in capsys.readouterr().err
-    assert main(["tune", "bank", "--context", "--method", "head"]) == 2
+    assert main(["tune", "bank", "--train", str(train_file), "--context", "--method", "head"]) == 2
     assert "--context is for --method lora" in capsys.readouterr().err
-    assert main(["tune", "bank", "--cite"]) == 2
+    assert main(["tune", "bank", "--train", str(train_file), "--cite"]) == 2
     assert "--cite needs --context" in capsys.readouterr().err
 
 
@@ -160,7 +163,38 @@ def test_a_mistyped_file_or_model_is_not_remembered(
     assert main(["tune", "bank", "--train", str(train_file), "--base-model", "smolm"]) == 2
     assert not (workspace.path / "use_cases").exists()
     capsys.readouterr()
-    assert main(["tune", "bank", "--train", str(train_file), "--check"]) == 0
+    workspace.declare("bank", {"train": train_file})
     assert main(["tune", "bank", "--train", str(tmp_path)]) == 2
     assert "is a folder" in capsys.readouterr().err
-    assert main(["tune", "bank", "--check"]) == 0
+    assert workspace.use_case("bank").settings().train == train_file
+
+
+def test_a_check_remembers_nothing(workspace: Workspace, train_file: Path) -> None:
+    assert main(["tune", "bank", "--train", str(train_file), "--seed", "7", "--check"]) == 0
+    assert workspace.names() == []
+    assert main(["tune", "bank", "--train", str(train_file)]) == 0
+    assert main(["tune", "bank", "--seed", "7", "--check"]) == 0
+    assert workspace.use_case("bank").settings().seed == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (["red; big", "blue; small", "red; small", "blue; big"], "lists made of 4 labels"),
+        (["red", "blue"], "a closed set of 2 labels"),
+        ([f"{n}.{n % 7}" for n in range(40)], "the answers are numbers; if they rate or measure the input"),
+        ([f"a tale of {n} words" for n in range(40)], "the answers are free text"),
+    ],
+)
+def test_the_rows_decide_the_method_and_the_reason_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], answers: list[str], said: str
+) -> None:
+    rows = [{"input": f"row {n}", "output": answers[n % len(answers)]} for n in range(40)]
+    train = _write(tmp_path / "t.jsonl", rows)
+    given: dict[str, Any] = dict.fromkeys([flag for flags in SETTINGS.values() for flag in flags])
+    given |= {"context": False, "gold_share": None, "cite": False, "max_rows": None, "device": None}
+    method, recipe = chosen_recipe(train, None, given, seed=3)
+    assert said in capsys.readouterr().err
+    assert (method, recipe.seed) == ("head" if "labels" in said else "lora", 3)
+    if isinstance(recipe, HeadRecipe):
+        assert recipe.task == ("multi" if "lists" in said else "single")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,37 +13,15 @@ from core.errors import ConfigError, DataError
 from core.files import write_json
 from core.progress import say
 from core.workspace import UseCaseFolder, Workspace, open_workspace
+from tuning.shown import Shown, shown_rows
+from tuning.tune_flags import SETTINGS, chosen_recipe, flag_names
 
 if TYPE_CHECKING:
-    from core.rows import Row
     from core.settings import UseCase
-    from tuning.context import ContextRecipe, Supplied, Supplier
+    from tuning.context import Supplier
     from tuning.processes import Team
     from tuning.tracking import Track, Tracker
     from tuning.train import TrainReport
-
-_LANGUAGE = {
-    "epochs": "epochs",
-    "lr": "learning_rate",
-    "batch_rows": "batch_rows",
-    "max_seconds": "max_seconds",
-    "skip_long": "skip_long",
-    "gradient_checkpointing": "checkpointing",
-    "neftune": "neftune",
-}
-_SETTINGS = {
-    "lora": _LANGUAGE | {"rank": "rank", "dora": "dora", "rslora": "rslora", "init": "init", "bits": "bits"},
-    "full": _LANGUAGE,
-    "head": {
-        "unfreeze": "unfreeze",
-        "task": "task",
-        "features": "features",
-        "precision": "precision",
-        "abstain_below": "abstain_below",
-        "abstain_answer": "abstain_answer",
-    },
-}
-"""Flags that not every method has, and what they are called in its recipe."""
 
 
 def tune_command(supplier: Supplier | None) -> click.Command:
@@ -107,14 +85,13 @@ def tune_command(supplier: Supplier | None) -> click.Command:
         result is a new version in the use case's adapters, served as NAME:tune. A training that was stopped or killed
         goes on where it stopped when the same command runs again.
         """
-        from tuning.processes import first_alone, team
+        from tuning.processes import team
 
         with team(given["device"] or "auto", given["shard"]) as processes:
             workspace = open_workspace()
             remembered = ("train", "base_model", "embedding_model", "seed")
             _check_names(workspace, name, given)
-            with first_alone(processes):
-                folder, settings = workspace.declare(name, {key: given[key] for key in remembered})
+            folder, settings = workspace.proposed(name, {key: given[key] for key in remembered})
             if given["preferences"] is not None:
                 _alone(processes, "--preferences")
                 document = _prefer(folder, settings, workspace, method, given)
@@ -124,9 +101,9 @@ def tune_command(supplier: Supplier | None) -> click.Command:
                 raise DataError(
                     f"use case {settings.name!r} has no training rows; run: tunefork tune {settings.name} --train F"
                 )
-            method, recipe = _method(settings.train, method, given, settings.seed)
+            method, recipe = chosen_recipe(settings.train, method, given, settings.seed)
             _check_sharding(recipe, processes)
-            shown = _shown(folder, settings, workspace, given, supplier)
+            shown = shown_rows(folder, settings, workspace, given, supplier)
             if check:
                 _alone(processes, "--check")
                 _check(folder, settings, workspace, recipe, shown, as_json)
@@ -149,7 +126,7 @@ def _check_names(workspace: Workspace, name: str, given: dict[str, Any]) -> None
     """Before anything is remembered: a mistyped file or model would stay with the use case.
 
     Raises:
-        DataError: the training rows are not there, or are not known for a new use case.
+        DataError: the training rows are not there.
         ConfigError: no model has that name.
     """
     from core.models import gguf_file, local_folder, remote
@@ -177,7 +154,7 @@ def _alone(processes: Team, flag: str) -> None:
 
 
 def _follow(
-    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, recipe: Any, shown: _Shown | None, processes: Team
+    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, recipe: Any, shown: Shown | None, processes: Team
 ) -> None:
     """Compute this process's share of a training that the first process leads; writes nothing."""
     from tuning.data_report import check_training_data, refuse_errors
@@ -190,7 +167,7 @@ def _follow(
 
 
 def _check(
-    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, recipe: Any, shown: _Shown | None, as_json: bool
+    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, recipe: Any, shown: Shown | None, as_json: bool
 ) -> None:
     """Print the report on the training rows. Raises DataError when they cannot be trained on."""
     from tuning.data_report import check_training_data, refuse_errors, summary
@@ -207,7 +184,7 @@ def _tune(
     workspace: Workspace,
     method: str,
     recipe: Any,
-    shown: _Shown | None,
+    shown: Shown | None,
     processes: Team,
     tracker: Tracker | None,
 ) -> dict[str, Any]:
@@ -225,6 +202,7 @@ def _tune(
             write_json(run / "data.json", checked.to_json())
             say(summary(checked))
             refuse_errors(checked, settings.train)
+            folder.remember(settings)
             if checked.cost is not None and checked.tokens is not None:
                 check_memory(checked.cost, checked.tokens.longest)
             notes = {} if shown is None else {"context": shown.notes}
@@ -250,16 +228,17 @@ def _prefer(
     if method not in (None, "lora"):
         raise ConfigError("--preferences is for --method lora")
     known = {"epochs": "epochs", "lr": "learning_rate", "rank": "rank", "max_rows": "max_rows", "device": "device"}
-    foreign = [flag for names in _SETTINGS.values() for flag in names if flag not in known and given[flag] is not None]
+    foreign = [flag for names in SETTINGS.values() for flag in names if flag not in known and given[flag] is not None]
     if foreign:
-        in_head = foreign[0] in _SETTINGS["head"]
+        in_head = foreign[0] in SETTINGS["head"]
         owner = "--method head" if in_head else "training rows, not for --preferences"
         raise ConfigError(f"--{foreign[0].replace('_', '-')} is for {owner}")
     values = {key: given[flag] for flag, key in known.items()} | {"seed": settings.seed}
-    recipe = parse_recipe(DpoRecipe, values, _flags(known))
+    recipe = parse_recipe(DpoRecipe, values, flag_names(known))
     if recipe.device == "cuda":
         pick_device("cuda")
     pairs = read_preferences(given["preferences"])
+    folder.remember(settings)
     with folder.lock("tune"):
         run = folder.new_run("tune")
         config = {"method": "lora", "settings": settings.model_dump(mode="json"), "recipe": recipe.model_dump()}
@@ -308,106 +287,6 @@ def _version(
     for warning in report.warnings:
         say(f"warning: {warning}")
     return document
-
-
-class _Shown:
-    """Rows with passages before their questions, and what origin.json should say of that (`notes`)."""
-
-    def __init__(self, supply: Callable[[Sequence[Row]], Supplied], recipe: ContextRecipe) -> None:
-        self._supply = supply
-        self._recipe = recipe
-        self.notes: dict[str, Any] = {}
-
-    def __call__(self, rows: list[Row]) -> list[Row]:
-        from tuning.context import context_rows
-
-        supplied = self._supply(rows)
-        made = context_rows(rows, supplied.passages, self._recipe, supplied.ground)
-        self.notes = self._recipe.model_dump() | {"with_gold": made.with_gold}
-        unknown = made.without_known_gold
-        also = f"; for {unknown} none is known that holds the answer" if unknown else ""
-        say(f"{made.with_gold} of {len(rows)} rows show their gold passage{also}")
-        if made.with_gold < 0.4 * len(rows):
-            say("warning: fewer than 40 % of the rows show a gold passage; mark it with `context_ids` or `context`")
-        return made.rows
-
-
-def _shown(
-    folder: UseCaseFolder, settings: UseCase, workspace: Workspace, given: dict[str, Any], supplier: Supplier | None
-) -> _Shown | None:
-    """What `--context` makes of the rows: with the supplier's passages, else with their own; None without the flag."""
-    if not given["context"]:
-        return None
-    from core.prompts import grounded
-    from tuning.context import ContextRecipe, Supplied, own_passages
-    from tuning.recipe import parse_recipe
-
-    def supply(rows: Sequence[Row]) -> Supplied:
-        supplied = supplier(folder, settings, workspace, rows) if supplier is not None else None
-        return supplied or Supplied(own_passages(rows), grounded)
-
-    values = {"gold_share": given["gold_share"], "cite": given["cite"] or None, "seed": settings.seed}
-    return _Shown(supply, parse_recipe(ContextRecipe, values, _flags({"gold_share": "gold_share"})))
-
-
-def _method(train: Path, method: str | None, given: dict[str, Any], seed: int) -> tuple[str, Any]:
-    """The method (said where it was not asked for), and its recipe with the flags that were given.
-
-    Raises:
-        ConfigError: flags that contradict each other or the method.
-    """
-    from core.labels import closed_labels
-    from core.rows import sift_rows
-
-    for flag in ("gold_share", "cite"):
-        if given[flag] and not given["context"]:
-            raise ConfigError(f"--{flag.replace('_', '-')} needs --context")
-    if given["context"]:
-        if method == "head":
-            raise ConfigError("--context is for --method lora; a head reads the question alone")
-        method = method or "lora"
-    if method is None and given["task"] in ("multi", "number"):
-        method = "head"
-    if method is None:
-        labels = closed_labels(sift_rows(train, "training")[0])
-        method = "lora" if labels is None else "head"
-        why = "the answers are free text" if labels is None else f"the answers are a closed set of {len(labels)} labels"
-        say(f"method: {method}, because {why} (--method lora|head|full overrules)")
-    return method, _recipe(method, given, seed)
-
-
-def _recipe(method: str, given: dict[str, Any], seed: int) -> Any:
-    """The recipe of `method` with the flags that were given.
-
-    Raises:
-        ConfigError: a flag of another method, flags that exclude each other, a GPU where there is none.
-        MissingExtra: 4 bits without bitsandbytes.
-    """
-    from pydantic import BaseModel
-
-    from tuning.device import pick_device
-    from tuning.recipe import FullRecipe, HeadRecipe, LoraRecipe, check_head, check_variant, parse_recipe
-
-    for flag in sorted({flag for names in _SETTINGS.values() for flag in names} - _SETTINGS[method].keys()):
-        if given[flag] is not None:
-            owners = " or ".join(other for other, names in _SETTINGS.items() if flag in names)
-            raise ConfigError(f"--{flag.replace('_', '-')} is for --method {owners}; the method here is {method}")
-    values = {key: given[flag] for flag, key in _SETTINGS[method].items()}
-    values |= {"max_rows": given["max_rows"], "device": given["device"], "seed": seed}
-    kinds: dict[str, type[BaseModel]] = {"lora": LoraRecipe, "full": FullRecipe, "head": HeadRecipe}
-    recipe = parse_recipe(kinds[method], values, _flags(_SETTINGS[method] | {"max_rows": "max_rows"}))
-    if given["device"] == "cuda":
-        pick_device("cuda")
-    if isinstance(recipe, LoraRecipe):
-        check_variant(recipe)
-    if isinstance(recipe, HeadRecipe):
-        check_head(recipe)
-    return recipe
-
-
-def _flags(settings: dict[str, str]) -> dict[str, str]:
-    """By the name of a recipe's setting, the flag that gives it, as a user writes it."""
-    return {setting: f"--{flag.replace('_', '-')}" for flag, setting in settings.items()}
 
 
 def _summary(name: str, document: dict[str, Any]) -> str:
