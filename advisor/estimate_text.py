@@ -83,7 +83,7 @@ def _print_fits(document: dict[str, Any], out: Console) -> None:
     machine = document["machine"]
     verdict = "fits" if machine["fits"] else "does not fit"
     out.print(
-        f"this machine ({machine['cores']} cores, {machine['ram_gb']:.0f} GB of memory):"
+        f"this machine ({machine['cores']} {'core' if machine['cores'] == 1 else 'cores'}, {machine['ram_gb']:.0f} GB of memory):"
         f" {document['method']} {verdict}, peak about {machine['memory_gb']:.1f} GB"
     )
 

@@ -49,10 +49,13 @@ def sentence(steps: Progress, full: bool) -> str:
         "budget": "the budget was used up",
         "all_items": "all items were asked",
     }
+    looks = max(1, len(steps.looks))
+    level = f"a gain must show p of at most {steps.alpha:.3g}"
+    if looks > 1:
+        level = f"After {looks} looks {level}, so that all looks together err as rarely as one"
     return (
         f"Asked in steps: {steps.calls} of {steps.full_calls} calls, then {ends[steps.stopped_by]}; "
-        f"{saved} calls ({saved / max(steps.full_calls, 1):.0%}) were saved. After {max(1, len(steps.looks))} "
-        f"looks a gain must show p of at most {steps.alpha:.3g}, so that all looks together err as rarely as one."
+        f"{saved} calls ({saved / max(steps.full_calls, 1):.0%}) were saved. {level[0].upper()}{level[1:]}."
     )
 
 

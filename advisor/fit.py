@@ -72,5 +72,5 @@ def _cards(from_gb: int) -> list[str]:
 def _text(jobs: list[dict[str, Any]]) -> str:
     here = all(job["machine"]["fits"] for job in jobs)
     machine = jobs[0]["machine"]
-    words = f"This machine ({machine['cores']} cores, {machine['ram_gb']:g} GB) holds it"
+    words = f"This machine ({machine['cores']} {'core' if machine['cores'] == 1 else 'cores'}, {machine['ram_gb']:g} GB) holds it"
     return f"{words}, without a GPU." if here else f"{words.replace('holds it', 'does not hold it')}; see the cards."

@@ -108,7 +108,7 @@ def command(
 
     from advisor.advise import advise
     from advisor.plan import absent_lines
-    from advisor.verdict_text import print_verdict
+    from advisor.verdict_text import REASONS, print_verdict
 
     advice = advise(
         folder,
@@ -126,7 +126,8 @@ def command(
         click.echo(json.dumps({**advice.verdict.to_json(), "run": advice.run.name}, ensure_ascii=False, indent=2))
         return
     print_verdict(advice.verdict)
-    click.echo(advice.extras["sequential"]["why"])
+    if advice.extras["sequential"]["why"] not in advice.verdict.reasons[:REASONS]:
+        click.echo(advice.extras["sequential"]["why"])
     if advice.extras["budget"] is not None:
         click.echo(advice.extras["budget"]["text"])
     if advice.extras["retries"] is not None:

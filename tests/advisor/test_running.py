@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from advisor.extras import sentence
+from advisor.looks import Progress
 from advisor.pilots import Pilot
 from core.cli import main
 from core.engines.remote import RemoteEngine
@@ -276,3 +278,19 @@ def test_an_endpoint_that_refuses_everything_gives_no_verdict(
     assert {need["what"] for need in verdict["needs"]} == {"arm:closed"}
     failures = report_of(workspace, "capitals", verdict)["failures"]
     assert failures["errors"]["closed"] > 0
+
+
+@pytest.mark.parametrize(
+    ("looks", "says"), [(1, "saved. A gain must show"), (2, "saved. After 2 looks a gain must show")]
+)
+def test_one_look_is_no_looks(looks: int, says: str) -> None:
+    steps = Progress(20, ("closed", "oracle"), {"closed": 10, "oracle": 10}, [{}] * looks)
+    assert says in sentence(steps, full=False)
+
+
+def test_the_run_says_once_how_much_it_asked(
+    home: Path, project: Path, base: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base(knows_only_its_passages)
+    assert main(["advise", "capitals", "--eval", str(project / "eval.jsonl"), "--full"]) == 0
+    assert " ".join(capsys.readouterr().out.split()).count("Every arm was asked every item") == 1
