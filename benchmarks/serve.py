@@ -70,7 +70,8 @@ def server(engine: str, home: Path) -> Iterator[str]:
 
 
 def prompt(number: int) -> str:
-    return f"Write a long story, number {number}, about {TOPICS[number % len(TOPICS)]}."
+    # Three digits: prompts then share their beginning whatever their number, as those of a use case do.
+    return f"Write a long story, number {number:03}, about {TOPICS[number % len(TOPICS)]}."
 
 
 async def stream(client: httpx.AsyncClient, url: str, model: str, text: str, tokens: int) -> Seen:
@@ -104,10 +105,12 @@ async def stream(client: httpx.AsyncClient, url: str, model: str, text: str, tok
     return Seen(first, gaps, usage, said)
 
 
-async def load(url: str, model: str | Sequence[str], streams: int, rounds: int, tokens: int = TOKENS) -> dict[str, Any]:
+async def load(
+    url: str, model: str | Sequence[str], streams: int, rounds: int, tokens: int = TOKENS, first: int = 0
+) -> dict[str, Any]:
     """`streams` clients side by side, each asking `rounds` times; and /health asked all the while.
 
-    Of several models, each client asks one.
+    Of several models, each client asks one. Prompts are numbered from `first`.
     """
     models = [model] if isinstance(model, str) else model
     limits = httpx.Limits(max_connections=None)
@@ -117,7 +120,8 @@ async def load(url: str, model: str | Sequence[str], streams: int, rounds: int, 
 
         async def one(number: int) -> list[Seen]:
             asked = models[number % len(models)]
-            return [await stream(client, url, asked, prompt(number + streams * turn), tokens) for turn in range(rounds)]
+            numbers = range(first + number, first + number + streams * rounds, streams)
+            return [await stream(client, url, asked, prompt(turn), tokens) for turn in numbers]
 
         started = time.perf_counter()
         answers = [seen for each in await asyncio.gather(*(one(n) for n in range(streams))) for seen in each]
@@ -278,7 +282,8 @@ def adapters_mixed(count: int, streams: int, rounds: int, tokens: int) -> dict[s
     """Tokens a second of `streams` clients spread over `count` adapters, and of as many that ask the base model.
 
     The adapters are PEFT's of rank 16 over all linear layers, untrained: their change is zero, so that both answer the
-    same words, at the full price of an adapter. The two take turns.
+    same words, at the full price of an adapter. The two take turns, with new prompts in each round; the first round, in
+    which the beginnings that prompts share are learnt, is not counted.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -307,14 +312,16 @@ def adapters_mixed(count: int, streams: int, rounds: int, tokens: int) -> dict[s
             remedy |= {"embedding_model": settings.embedding_model, "adapter_version": "v0001"}
             save_remedy(case.remedy_path, Remedy.model_validate(remedy))
         with server("transformers", home) as url:
-            asyncio.run(load(url, [*names, MODEL], count + 1, 1, 8))  # warm up
-            base_only, mixed = [], []
-            for _ in range(rounds):
-                base_only.append(asyncio.run(load(url, MODEL, streams, 1, tokens)))
-                mixed.append(asyncio.run(load(url, names, streams, 1, tokens)))
-    rates = [statistics.median(run["tokens_per_s"] for run in runs) for runs in (base_only, mixed)]
-    share = rates[1] / rates[0]
-    print(f"{count} adapters mixed: {share:.2f} of the base's {rates[0]:.0f} tok/s", file=sys.stderr, flush=True)
+            base_only: list[dict[str, Any]] = []
+            mixed: list[dict[str, Any]] = []
+            for number in range(rounds + 1):
+                for found, asked in ((base_only, [MODEL]), (mixed, names)):
+                    one = asyncio.run(load(url, asked, streams, 1, tokens, first=streams * number))
+                    if number:
+                        found.append(one)
+    share = statistics.median(b["tokens_per_s"] / a["tokens_per_s"] for a, b in zip(base_only, mixed, strict=True))
+    alone = statistics.median(run["tokens_per_s"] for run in base_only)
+    print(f"{count} adapters mixed: {share:.2f} of the base's {alone:.0f} tok/s", file=sys.stderr, flush=True)
     return {"adapters": count, "streams": streams, "share": share, "base_only": base_only, "mixed": mixed}
 
 
@@ -373,17 +380,19 @@ def raw_vllm(python: str) -> Iterator[str]:
             process.wait(60)
 
 
-def vllm_figures(python: str, rounds: int, tokens: int) -> dict[str, Any]:
-    """vLLM raw, and the same server through ours as a remote engine, in turns."""
+def vllm_figures(python: str, rounds: int, tokens: int, pairs: int) -> dict[str, Any]:
+    """vLLM raw, and the same server through ours as a remote engine: `pairs` of runs in turns for each number of streams."""
     found: dict[str, Any] = {"raw": [], "through_ours": []}
     with raw_vllm(python) as url, tempfile.TemporaryDirectory() as folder, server(url, Path(folder)) as ours:
         for asked in (f"{url}/v1", ours):
             asyncio.run(load(asked, MODEL, 2, 1, tokens))  # warm up
         for streams in (1, 8, 32):
-            for name, asked in (("raw", f"{url}/v1"), ("through_ours", ours)):
-                found[name].append(asyncio.run(load(asked, MODEL, streams, rounds, tokens)))
-                rate = found[name][-1]["tokens_per_s"]
-                print(f"  {name}, {streams} streams: {rate:.0f} tok/s", file=sys.stderr, flush=True)
+            for pair in range(pairs):
+                both = [("raw", f"{url}/v1"), ("through_ours", ours)]
+                for name, asked in both[:: -1 if pair % 2 else 1]:
+                    found[name].append(asyncio.run(load(asked, MODEL, streams, rounds, tokens)))
+                    rate = found[name][-1]["tokens_per_s"]
+                    print(f"  {name}, {streams} streams: {rate:.0f} tok/s", file=sys.stderr, flush=True)
     return found
 
 
@@ -423,11 +432,11 @@ def main() -> None:
         result["static_batch"] = static_batch(16)
         print(f"static batch of 16: {result['static_batch']['tokens_per_s']:.0f} tok/s", file=sys.stderr, flush=True)
     if "adapters" in parts:
-        result["adapters"] = adapters_mixed(8, 16, 1 if options.quick else 3, options.tokens)
+        result["adapters"] = adapters_mixed(8, 16, 1 if options.quick else 5, options.tokens)
     if "rag" in parts:
         result["rag"] = rag_overhead(6 if options.quick else 20)
     if "vllm" in parts and options.vllm_python:
-        result["vllm"] = vllm_figures(options.vllm_python, rounds, options.tokens)
+        result["vllm"] = vllm_figures(options.vllm_python, rounds, options.tokens, 1 if options.quick else 5)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result))

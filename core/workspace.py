@@ -123,6 +123,11 @@ class UseCaseFolder:
     def settings(self) -> UseCase:
         return parse_use_case(read_toml(self.path / "use_case.toml"), {}, self.path, str(self.path / "use_case.toml"))
 
+    def remember_first(self, settings: UseCase) -> None:
+        """For commands that only look: what makes a use case stays with it, what is asked of one that exists does not."""
+        if not (self.path / "use_case.toml").exists():
+            self.remember(settings)
+
     def remember(self, settings: UseCase) -> None:
         """Make `settings` what the use case declares; creates it where it is new."""
         _save(self.path / "use_case.toml", settings)

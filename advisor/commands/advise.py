@@ -65,7 +65,8 @@ def command(
     """Measure which remedy the use case NAME needs: retrieval, tuning, both, or neither.
 
     NAME is created by the first command that uses it, from flags or a TOML file; later
-    commands need only the name. A stopped run goes on where it was. A dry run remembers nothing.
+    commands need only the name. A stopped run goes on where it was. A dry run changes no
+    use case that exists.
     """
     declared: Constraints | None = None
     if constraints:
@@ -100,6 +101,7 @@ def command(
         from advisor.dry_run import print_estimate
 
         estimate = estimate_run(settings, wanted, prices, budget_usd, budget_calls, lora_curve, engine)
+        folder.remember_first(settings)
         if as_json:
             click.echo(json.dumps(estimate, indent=2, ensure_ascii=False))
         else:

@@ -192,13 +192,18 @@ def test_a_dry_run_asks_nothing_and_counts_everything(
     assert {arm["arm"] for arm in estimate["arms"]} == {"closed", "oracle", "retrieved"}
 
 
-def test_a_dry_run_says_how_answers_would_be_scored_and_remembers_nothing(
+def test_a_dry_run_says_how_answers_would_be_scored_and_changes_no_use_case(
     workspace: Workspace, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["advise", "dry", "--eval", str(project / "eval.jsonl"), "--dry-run"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "24 eval rows, 0 training rows. Scored by `contains`: the gold answers are short texts" in out
-    assert workspace.names() == []
+    # It makes the use case, so that the next command needs only the name ...
+    assert main(["advise", "dry", "--dry-run", "--top-k", "7", "--scorer", "exact"]) == 0
+    assert "Scored by `exact`" in capsys.readouterr().out
+    # ... and asks what would be of one that is there.
+    settings = workspace.use_case("dry").settings()
+    assert (settings.eval, settings.top_k, settings.scorer) == (project / "eval.jsonl", 4, None)
 
 
 @pytest.mark.parametrize(

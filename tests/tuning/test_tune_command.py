@@ -169,12 +169,11 @@ def test_a_mistyped_file_or_model_is_not_remembered(
     assert workspace.use_case("bank").settings().train == train_file
 
 
-def test_a_check_remembers_nothing(workspace: Workspace, train_file: Path) -> None:
-    assert main(["tune", "bank", "--train", str(train_file), "--seed", "7", "--check"]) == 0
-    assert workspace.names() == []
-    assert main(["tune", "bank", "--train", str(train_file)]) == 0
+def test_a_check_makes_a_use_case_and_changes_none(workspace: Workspace, train_file: Path) -> None:
+    assert main(["tune", "bank", "--train", str(train_file), "--check"]) == 0
     assert main(["tune", "bank", "--seed", "7", "--check"]) == 0
-    assert workspace.use_case("bank").settings().seed == 0
+    settings = workspace.use_case("bank").settings()
+    assert (settings.train, settings.seed) == (train_file, 0)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def tune_command(supplier: Supplier | None) -> click.Command:
             if check:
                 _alone(processes, "--check")
                 _check(folder, settings, workspace, recipe, shown, as_json)
+                folder.remember_first(settings)
                 return
             if not processes.leads:
                 _follow(folder, settings, workspace, recipe, shown, processes)
