@@ -121,6 +121,8 @@ def run_server(
         gc.collect()
         gc.freeze()
         opened, errors = open_all(catalog)
+        # Now, and not beneath the first burst of requests; the next one is due when a quarter more is there.
+        gc.collect()
         if server.should_exit:
             return
         if errors and not opened:
