@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from core.engines.base import Engine, OnDone, Result
+from core.engines.pushing import Sink, push, push_each
 from core.errors import ContextTooLong
 from core.prompts import grounded
 from core.search_settings import Grounding
@@ -83,31 +84,50 @@ class RagEngine:
 
     def stream(self, request: Request) -> Iterator[Delta]:
         """Pieces of one answer; the last one's completion carries the sources."""
-        start = time.monotonic()
-        (found,) = self._retrieved([request])
-        if self._abstains(request, found):
-            answer = _abstention(time.monotonic() - start)
-            yield Delta(answer.text)
-            yield Delta("", answer)
+        found = self._found(request)
+        if isinstance(found, Completion):
+            yield from _told(found)
             return
-        sources = self._fitting(request, found)
-        retrieval_s = time.monotonic() - start
         while True:
             begun = False
             try:
-                for delta in self._engine.stream(self._asked(request, sources)):
+                for delta in self._engine.stream(self._asked(request, found.sources)):
                     begun = True
-                    if delta.completion is not None:
-                        delta = replace(delta, completion=_with_sources(delta.completion, sources, retrieval_s))
-                    yield delta
+                    yield found.passed(delta)
                 return
             except ContextTooLong as exc:
-                if begun or not sources:
-                    raise
-                sources = self._fewer(sources, exc)
+                found = self._with_fewer(found, exc, begun)
+
+    def push(self, request: Request, sink: Sink) -> None:
+        """As core.engines.pushing.push: the pieces of `stream`."""
+        found = self._found(request)
+        if isinstance(found, Completion):
+            push_each(_told(found), sink)
+            return
+        while True:
+            passing = _Passing(found, sink)
+            try:
+                push(self._engine, self._asked(request, found.sources), passing)
+                return
+            except ContextTooLong as exc:
+                found = self._with_fewer(found, exc, passing.begun)
 
     def close(self) -> None:
         """The wrapped engine and the retriever belong to whoever made them, and stay open."""
+
+    def _found(self, request: Request) -> _Found | Completion:
+        """The passages that `request` is asked with, or the answer that there are none."""
+        start = time.monotonic()
+        (sources,) = self._retrieved([request])
+        if self._abstains(request, sources):
+            return _abstention(time.monotonic() - start)
+        return _Found(self._fitting(request, sources), time.monotonic() - start)
+
+    def _with_fewer(self, found: _Found, error: ContextTooLong, begun: bool) -> _Found:
+        """For another attempt; raises `error` where there is none to make."""
+        if begun or not found.sources:
+            raise error
+        return found._replace(sources=self._fewer(found.sources, error))
 
     def _retrieved(self, requests: Sequence[Request]) -> list[tuple[Source, ...]]:
         asked = {i: text for i, request in enumerate(requests) if (text := _question(request))}
@@ -145,6 +165,32 @@ class RagEngine:
         return tuple(kept)
 
 
+class _Found(NamedTuple):
+    """What an answer is asked with."""
+
+    sources: tuple[Source, ...]
+    retrieval_s: float
+
+    def passed(self, delta: Delta) -> Delta:
+        """`delta` of the wrapped engine as ours."""
+        if delta.completion is None:
+            return delta
+        return replace(delta, completion=_with_sources(delta.completion, self.sources, self.retrieval_s))
+
+
+class _Passing:
+    """Hands the wrapped engine's pieces on as ours."""
+
+    def __init__(self, found: _Found, sink: Sink) -> None:
+        self.begun = False
+        self._found = found
+        self._sink = sink
+
+    def __call__(self, delta: Delta) -> bool:
+        self.begun = True
+        return self._sink(self._found.passed(delta))
+
+
 class _Batch(NamedTuple):
     """Requests asked together, by their places in the whole."""
 
@@ -162,6 +208,11 @@ class _Batch(NamedTuple):
         at = self.places[i]
         if self.on_done is not None and not (isinstance(result, ContextTooLong) and self.sources[at]):
             self.on_done(at, self.finished(at, result))
+
+
+def _told(answer: Completion) -> Iterator[Delta]:
+    yield Delta(answer.text)
+    yield Delta("", answer)
 
 
 def _question(request: Request) -> str:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
 from core.engines.base import OnDone, Result
 from core.engines.prompted import PromptedEngine
+from core.engines.pushing import push
 from core.errors import ContextTooLong
 from core.search_settings import Grounding
 from core.types import Completion, Delta, Message, Request, Sampling, Source, Usage
@@ -120,24 +121,44 @@ def test_a_question_too_long_by_itself_is_an_error_of_that_item_alone() -> None:
     assert numbers(results[1]) == [1]
 
 
-def test_streaming_gives_the_sources_with_the_last_piece() -> None:
-    deltas = list(RagEngine(Echo(), Shelf(), 2).stream(ask("Why?")))
+Pieces = Callable[[RagEngine, Request], list[Delta]]
+
+
+def _pushed(engine: RagEngine, request: Request) -> list[Delta]:
+    deltas: list[Delta] = []
+    push(engine, request, lambda delta: deltas.append(delta) or True)  # type: ignore[func-returns-value]
+    return deltas
+
+
+@pytest.fixture(params=["streamed", "pushed"])
+def pieces(request: pytest.FixtureRequest) -> Pieces:
+    return _pushed if request.param == "pushed" else lambda engine, asked: list(engine.stream(asked))
+
+
+def test_a_push_that_has_had_enough_is_given_no_more() -> None:
+    taken: list[Delta] = []
+    push(RagEngine(Echo(), Shelf(), 1), ask("Why?"), lambda delta: bool(taken.append(delta)))  # type: ignore[func-returns-value]
+    assert len(taken) == 1
+
+
+def test_streaming_gives_the_sources_with_the_last_piece(pieces: Pieces) -> None:
+    deltas = pieces(RagEngine(Echo(), Shelf(), 2), ask("Why?"))
     last = deltas[-1].completion
     assert last is not None
     assert [source.number for source in last.sources] == [1, 2]
     assert "".join(delta.text for delta in deltas) == last.text
 
 
-def test_streaming_makes_room_too() -> None:
+def test_streaming_makes_room_too(pieces: Pieces) -> None:
     engine = RagEngine(PromptedEngine(Echo(context_window=100), instruction="be brief " * 20), Shelf(words=10), 4)
-    last = list(engine.stream(ask("Why?")))[-1].completion
+    last = pieces(engine, ask("Why?"))[-1].completion
     assert last is not None
     assert 0 < len(last.sources) < 4
 
 
-def test_streaming_a_question_too_long_raises() -> None:
+def test_streaming_a_question_too_long_raises(pieces: Pieces) -> None:
     with pytest.raises(ContextTooLong):
-        list(RagEngine(Echo(context_window=60), Shelf(), 1).stream(ask("why " * 90)))
+        pieces(RagEngine(Echo(context_window=60), Shelf(), 1), ask("why " * 90))
 
 
 def test_latency_includes_the_retrieval() -> None:
@@ -154,7 +175,7 @@ class Sure:
         return [[Source(1, "d1", "", "it is so", 1.0, {"evidence": float(text)})] for text in texts]
 
 
-def test_without_evidence_it_abstains_and_asks_no_model() -> None:
+def test_without_evidence_it_abstains_and_asks_no_model(pieces: Pieces) -> None:
     echo = Echo()
     engine = RagEngine(echo, Sure(), 1, Grounding(abstain=0.5))
     done: list[int] = []
@@ -164,7 +185,7 @@ def test_without_evidence_it_abstains_and_asks_no_model() -> None:
     assert (results[1].text, results[1].sources, results[1].usage) == (NOT_IN_DOCUMENTS, (), Usage(0, 0))
     assert sorted(done) == [0, 1]
     assert len(echo.asked) == 1
-    streamed = list(engine.stream(ask("0.1")))
+    streamed = pieces(engine, ask("0.1"))
     assert "".join(delta.text for delta in streamed) == NOT_IN_DOCUMENTS
     assert streamed[-1].completion is not None
     assert len(echo.asked) == 1
@@ -176,14 +197,14 @@ def test_an_abstention_counts_as_a_refusal() -> None:
     assert is_refusal(NOT_IN_DOCUMENTS)
 
 
-def test_what_an_answer_cites_is_told_from_what_it_makes_up() -> None:
+def test_what_an_answer_cites_is_told_from_what_it_makes_up(pieces: Pieces) -> None:
     class Citing(Echo):
         def _answer(self, request: Request) -> Completion | ContextTooLong:
             return Completion("It is so [2], they say [9].", "stop", Usage(1, 1), 0.1)
 
     engine = RagEngine(Citing(), Shelf(), 3)
     (result,) = engine.complete([ask("Why?")])
-    last = list(engine.stream(ask("Why?")))[-1].completion
+    last = pieces(engine, ask("Why?"))[-1].completion
     for completion in (result, last):
         assert isinstance(completion, Completion)
         assert [source.metadata["cited"] for source in completion.sources] == [False, True, False]
