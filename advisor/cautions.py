@@ -29,25 +29,15 @@ def warnings(
             )
         elif counts.error:
             out.append(Notice("errors", f"{counts.error} calls of {arm} failed; they are left out, not scored wrong."))
-    if table.paired and case.settings.stepwise:
-        pass
-    elif table.paired:
+    if not table.paired:
+        text = "Only totals are known: the tests are unpaired, and weaker than on the same items row by row."
+        out.append(Notice("unpaired", text))
+    elif not case.settings.stepwise:
         lacking = {arm: int((table.arms[arm].outcome == 0).sum()) for arm in table.names}
         short = [f"{arm} ({n})" for arm, n in lacking.items() if n]
         if short:
-            out.append(
-                Notice(
-                    "missing_items",
-                    f"Of {len(table.items)} items some have no row in {', '.join(short)}; arms are compared on the items they share.",
-                )
-            )
-    else:
-        out.append(
-            Notice(
-                "unpaired",
-                "Only totals are known: the tests are unpaired, and weaker than on the same items row by row.",
-            )
-        )
+            text = f"Of {len(table.items)} items some have no row in {', '.join(short)}; arms are compared on the items they share."
+            out.append(Notice("missing_items", text))
     if case.closed_arm is None:
         return out
     out += _unknown_arms(table.names)
