@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from core.errors import ConfigError, TuneforkError
 from core.progress import say
@@ -102,17 +103,7 @@ def run_server(
         TuneforkError: not one name could be opened; the server has stopped by then.
     """
     app = create_app(catalog, api_keys=api_keys, running=running, waiting=waiting, phase="loading", options=options)
-    config = uvicorn.Config(
-        app,
-        lifespan="on",
-        ws="none",
-        http=Protocol,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=grace_s,
-    )
-    server = _Server(config)
+    server = _Server(http_config(app, grace_s))
     failed: list[TuneforkError] = []
 
     def warm() -> None:
@@ -138,6 +129,20 @@ def run_server(
     catalog.close()
     if failed:
         raise failed[0]
+
+
+def http_config(app: FastAPI, grace_s: int) -> uvicorn.Config:
+    """How `app` is spoken to; stopping, it waits up to `grace_s` seconds for answers to end."""
+    return uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="none",
+        http=Protocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace_s,
+    )
 
 
 def open_all(catalog: Catalog) -> tuple[list[str], list[TuneforkError]]:

@@ -42,6 +42,10 @@ class _Planned(NamedTuple):
         """Tokens of the prompt that are still to be computed."""
         return len(self.row.prompt) - self.covered
 
+    def beginning(self, length: int) -> _Planned:
+        """The first `length` tokens of the prompt as a prompt."""
+        return self._replace(row=Row(self.row.prompt[:length], self.row.sampler, self.row.adapter))
+
 
 class Decoder:
     """The batch. Not thread-safe: one thread owns it."""
@@ -137,18 +141,20 @@ class Decoder:
         beginnings = _worth_keeping(rows, store)
         while beginnings:
             group = self._group(beginnings)
-            _, layers = self._run_prompts(group)
-            for beginning, own in zip(group, layers, strict=True):
-                store.keep(Prefix(beginning.row.prompt, beginning.row.adapter, _joined(beginning, own)))
+            for prefix in self._computed(group):
+                store.keep(prefix)
             beginnings = _without(beginnings, group)
         return [_Planned(row, *store.best(row.prompt, row.adapter)) for row in rows]
 
     def _extended(self, planned: _Planned, length: int) -> _Planned:
         """`planned` with the keys and values of its first `length` tokens computed."""
-        row = planned.row
-        beginning = _Planned(Row(row.prompt[:length], row.sampler, row.adapter), planned.prefix, planned.covered)
-        _, (own,) = self._run_prompts([beginning])
-        return _Planned(row, Prefix(beginning.row.prompt, row.adapter, _joined(beginning, own)), length)
+        (prefix,) = self._computed([planned.beginning(length)])
+        return _Planned(planned.row, prefix, length)
+
+    def _computed(self, beginnings: Sequence[_Planned]) -> list[Prefix]:
+        """The keys and values of whole prompts, to be other prompts' beginnings; as for `_run_prompts`."""
+        _, layers = self._run_prompts(beginnings)
+        return [Prefix(p.row.prompt, p.row.adapter, _joined(p, own)) for p, own in zip(beginnings, layers, strict=True)]
 
     def _group(self, waiting: Sequence[_Planned]) -> list[_Planned]:
         """Those of `waiting` to run with the first: on a beginning as long, nearest in length, within the token budget.
@@ -277,7 +283,7 @@ def _worth_keeping(rows: Sequence[Row], store: PrefixStore) -> list[_Planned]:
         one = _Planned(row, *store.best(row.prompt, row.adapter))
         shared = store.shared(row.prompt, row.adapter)
         if store.worth(shared, one.covered):
-            found.append(one._replace(row=Row(row.prompt[:shared], row.sampler, row.adapter)))
+            found.append(one.beginning(shared))
     found.sort(key=lambda p: -len(p.row.prompt))
     longest: list[_Planned] = []
     for one in found:

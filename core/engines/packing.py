@@ -40,7 +40,7 @@ class Product:
         self._run = run
         self._input: torch.Tensor | None = None
         self._parts: list[torch.Tensor | None] = []
-        """What was made of `_input`, by layer; None: taken. A part is given away once, for its owner may change it."""
+        """What was made of `_input`, by layer; None: taken. Once all are, `_input` is let go of."""
 
     def part(self, place: int, x: torch.Tensor) -> torch.Tensor:
         """What layer number `place` makes of `x`; a view where there are several layers."""

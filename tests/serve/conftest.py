@@ -19,8 +19,7 @@ from core.types import Delta, Request
 from core.workspace import Workspace
 from serve.app import create_app
 from serve.catalog import Catalog
-from serve.protocol import Protocol
-from serve.server import listen, url_of
+from serve.server import http_config, listen, url_of
 
 
 class EchoEngine(ScriptedEngine):
@@ -79,17 +78,7 @@ class Server:
 def running(catalog: Catalog, **options: Any) -> Iterator[Server]:
     app = create_app(catalog, **options)
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            lifespan="on",
-            ws="none",
-            http=Protocol,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=2,
-        )
-    )
+    server = uvicorn.Server(http_config(app, grace_s=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = url_of(listener)
