@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from advisor.figures import cores
+
 _METHOD_NAMES = {"inference": "inference", "qlora": "QLoRA", "lora": "LoRA", "full": "full"}
 _COMPONENTS = {
     "weights": "weights of the base model",
@@ -83,7 +85,7 @@ def _print_fits(document: dict[str, Any], out: Console) -> None:
     machine = document["machine"]
     verdict = "fits" if machine["fits"] else "does not fit"
     out.print(
-        f"this machine ({machine['cores']} {'core' if machine['cores'] == 1 else 'cores'}, {machine['ram_gb']:.0f} GB of memory):"
+        f"this machine ({cores(machine['cores'])}, {machine['ram_gb']:.0f} GB of memory):"
         f" {document['method']} {verdict}, peak about {machine['memory_gb']:.1f} GB"
     )
 

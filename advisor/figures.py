@@ -1,4 +1,4 @@
-"""Figures as the sentences of a verdict show them."""
+"""Figures as sentences show them."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ def points(share: float) -> str:
 def chance(share: float) -> str:
     """A chance as people say it: never 0 % or 100 %."""
     return "over 99%" if share > 0.99 else "under 1%" if share < 0.01 else f"{share:.0%}"
+
+
+def cores(n: int) -> str:
+    return f"{n} {'core' if n == 1 else 'cores'}"

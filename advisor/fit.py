@@ -6,6 +6,7 @@ from typing import Any
 
 from advisor.estimate import Method, Plan
 from advisor.estimate_document import document
+from advisor.figures import cores
 from advisor.hardware import GPUS
 from advisor.shape_files import resolve
 from core.errors import ConfigError, UnknownName
@@ -72,5 +73,5 @@ def _cards(from_gb: int) -> list[str]:
 def _text(jobs: list[dict[str, Any]]) -> str:
     here = all(job["machine"]["fits"] for job in jobs)
     machine = jobs[0]["machine"]
-    words = f"This machine ({machine['cores']} {'core' if machine['cores'] == 1 else 'cores'}, {machine['ram_gb']:g} GB) holds it"
+    words = f"This machine ({cores(machine['cores'])}, {machine['ram_gb']:g} GB) holds it"
     return f"{words}, without a GPU." if here else f"{words.replace('holds it', 'does not hold it')}; see the cards."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,11 +113,8 @@ def _repeats(rows: Sequence[Row], asked: Sequence[str]) -> Iterator[Finding]:
         yield finding("conflicts", text, [row.line for row in torn])
     again = [row for answers in given.values() for some in answers.values() for row in some[1:]]
     if again:
-        one = len(again) == 1
-        text = (
-            f"{len(again)} of {len(rows)} rows {'repeats' if one else 'repeat'} an earlier one, input and answer:"
-            f" {'it counts' if one else 'they count'} twice"
-        )
+        counts = "it counts" if len(again) == 1 else "they count"
+        text = f"{_some(again, rows, 'rows', 'repeat')} an earlier one, input and answer: {counts} twice"
         yield finding("duplicates", text, [row.line for row in again])
 
 
@@ -141,8 +138,13 @@ def _cut(rows: Sequence[Row]) -> Iterator[Finding]:
     cut |= {i: row for i, row in enumerate(rows) if row.output.count("```") % 2}
     if cut:
         first = cut[min(cut)]
-        text = f"{len(cut)} of {len(rows)} answers {'seems' if len(cut) == 1 else 'seem'} cut off: ...{first.output[-40:]!r}"
+        text = f"{_some(cut, rows, 'answers', 'seem')} cut off: ...{first.output[-40:]!r}"
         yield finding("truncated_answers", text, [cut[i].line for i in sorted(cut)])
+
+
+def _some(some: Sized, rows: Sized, what: str, does: str) -> str:
+    """`3 of 20 answers seem`, and `1 of 20 answers seems`."""
+    return f"{len(some)} of {len(rows)} {what} {does}{'s' if len(some) == 1 else ''}"
 
 
 def _parses(text: str) -> bool:
@@ -160,7 +162,7 @@ def _leakage(rows: Sequence[Row], asked: Sequence[str], evaluation: Sequence[Row
     same = [row for row, text in zip(rows, asked, strict=True) if text in held_out]
     if same:
         text = (
-            f"{len(same)} of {len(rows)} training inputs {'stands' if len(same) == 1 else 'stand'} in the eval set too:"
+            f"{_some(same, rows, 'training inputs', 'stand')} in the eval set too:"
             f" a score on it would flatter; take {'it' if len(same) == 1 else 'them'} out of one of the two"
         )
         yield finding("leakage", text, [row.line for row in same])
@@ -174,7 +176,7 @@ def _leakage(rows: Sequence[Row], asked: Sequence[str], evaluation: Sequence[Row
         if id(row) not in whole and any(w in foreign and common[w] <= BOILERPLATE for w in found)
     ]
     if near:
-        text = f"{len(near)} of {len(rows)} training inputs {'shares' if len(near) == 1 else 'share'} {WINDOW} words in a row with an eval input"
+        text = f"{_some(near, rows, 'training inputs', 'share')} {WINDOW} words in a row with an eval input"
         yield finding("near_leakage", text, [row.line for row in near])
 
 
